@@ -1,0 +1,122 @@
+"""Every error that Vidray raises on purpose, as one picklable tree.
+
+    AppError
+    ├── InvalidInput            what the caller sent cannot be used (final)
+    │   ├── InvalidOption       an option outside its bounds, or an unknown one
+    │   ├── InvalidConfig       serve_config.yaml or its `args`
+    │   ├── UnknownModel        a model name that no deployment serves
+    │   ├── SourceNotFound      the video's path does not exist or is no regular file
+    │   ├── UnreadableVideo     no video that the decoders can read
+    │   └── FrameTooLarge       frames above the pixel limit, refused before decoding
+    ├── OutputConflict          the output already belongs to other work
+    ├── ClipFailed              one clip has no caption; the analysis goes on
+    │   ├── ClipUndecodable     none of the clip's frames can be decoded
+    │   └── PoisonClip          the clip killed its decoder at every attempt
+    ├── DecoderLost             the decoder process died or passed its deadline
+    ├── EngineFailed            the engine raised on this input
+    │   └── ModelLoadFailed     the checkpoint cannot be loaded
+    ├── ReplicaLost             the replica died or is not there yet; try again
+    └── Overloaded              queues are full; backpressure, not a failure
+
+Each class carries the `code` that clients see, its HTTP status, and whether trying the same thing again can help.
+"""
+
+from typing import Any, ClassVar
+
+
+class AppError(Exception):
+    """An expected failure: `message` is one line for people, `details` are JSON-able fields for machines."""
+
+    code: ClassVar[str] = "internal_error"
+    http_status: ClassVar[int] = 500
+    retryable: ClassVar[bool] = False
+
+    def __init__(self, message: str, **details: Any) -> None:
+        super().__init__(message)
+        self.details = details
+
+    @property
+    def message(self) -> str:
+        return str(self.args[0])
+
+
+class InvalidInput(AppError):
+    code = "invalid_request"
+    http_status = 400
+
+
+class InvalidOption(InvalidInput):
+    code = "invalid_option"
+    http_status = 422
+
+
+class InvalidConfig(InvalidInput):
+    code = "invalid_config"
+    http_status = 422
+
+
+class UnknownModel(InvalidInput):
+    code = "model_not_found"
+    http_status = 404
+
+
+class SourceNotFound(InvalidInput):
+    code = "source_not_found"
+    http_status = 404
+
+
+class UnreadableVideo(InvalidInput):
+    code = "unreadable_video"
+    http_status = 415
+
+
+class FrameTooLarge(InvalidInput):
+    code = "frame_too_large"
+    http_status = 415
+
+
+class OutputConflict(AppError):
+    code = "output_conflict"
+    http_status = 409
+
+
+class ClipFailed(AppError):
+    code = "clip_failed"
+
+
+class ClipUndecodable(ClipFailed):
+    code = "clip_undecodable"
+    http_status = 415
+
+
+class PoisonClip(ClipFailed):
+    code = "poison_clip"
+    http_status = 415
+
+
+class DecoderLost(AppError):
+    code = "decoder_lost"
+    retryable = True
+
+
+class EngineFailed(AppError):
+    code = "engine_failed"
+    retryable = True
+
+
+class ModelLoadFailed(EngineFailed):
+    code = "model_load_failed"
+    http_status = 503
+    retryable = False
+
+
+class ReplicaLost(AppError):
+    code = "replica_lost"
+    http_status = 503
+    retryable = True
+
+
+class Overloaded(AppError):
+    code = "overloaded"
+    http_status = 503
+    retryable = True
