@@ -10,6 +10,7 @@ from deployments.vision.qwen.patches import MERGE_SIZE, TEMPORAL_PATCH_SIZE, pat
 
 IMAGE_TOKEN, VIDEO_TOKEN = "<|image_pad|>", "<|video_pad|>"
 _TYPE_IMAGE, _TYPE_VIDEO = 1, 2
+_PROMPT_MARK = "\u2063prompt\u2063"
 
 
 class Tokenizer(Protocol):
@@ -78,15 +79,14 @@ def encode(
 
 def _tokens(tokenizer: Tokenizer, prompt: str, kind: str, pad_id: int, visual_tokens: int) -> list[int]:
     """Return the chat prompt's token ids with the one visual placeholder repeated once per visual token."""
-    content = [{"type": kind}, {"type": "text", "text": prompt}]
+    # The prompt is data: encoded apart from the template, "<|video_pad|>" in it cannot become a control token.
+    content = [{"type": kind}, {"type": "text", "text": _PROMPT_MARK}]
     text = tokenizer.apply_chat_template(
         [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
     )
-    # A prompt is data: without this, words like "<|video_pad|>" in it would become control tokens.
-    head, _, tail = text.partition(prompt) if prompt else (text, "", "")
+    head, tail = text.split(_PROMPT_MARK)
     ids = tokenizer.encode(head, add_special_tokens=False)
-    if prompt:
-        ids += tokenizer.encode(prompt, add_special_tokens=False, split_special_tokens=True)
-        ids += tokenizer.encode(tail, add_special_tokens=False)
+    ids += tokenizer.encode(prompt, add_special_tokens=False, split_special_tokens=True)
+    ids += tokenizer.encode(tail, add_special_tokens=False)
     at = ids.index(pad_id)
     return [*ids[:at], *[pad_id] * visual_tokens, *ids[at + 1 :]]
