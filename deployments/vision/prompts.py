@@ -1,0 +1,3 @@
+"""The words the engine asks with when the caller brings none."""
+
+DEFAULT_PROMPT = "Describe what happens in this video clip."
