@@ -11,7 +11,8 @@
     ├── OutputConflict          the output already belongs to other work
     ├── ClipFailed              one clip has no caption; the analysis goes on
     │   ├── ClipUndecodable     none of the clip's frames can be decoded
-    │   └── PoisonClip          the clip killed its decoder at every attempt
+    │   ├── PoisonClip          the clip killed its decoder at every attempt
+    │   └── ClipRejected        the engine will never take this clip
     ├── DecoderLost             the decoder process died or passed its deadline
     ├── EngineFailed            the engine raised on this input
     │   └── ModelLoadFailed     the checkpoint cannot be loaded
@@ -92,6 +93,11 @@ class ClipUndecodable(ClipFailed):
 class PoisonClip(ClipFailed):
     code = "poison_clip"
     http_status = 415
+
+
+class ClipRejected(ClipFailed):
+    code = "clip_rejected"
+    http_status = 422
 
 
 class DecoderLost(AppError):

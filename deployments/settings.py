@@ -1,0 +1,77 @@
+"""The settings of a vision model: one home for each, with its default, bounds and unit."""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+class Failure(_Frozen):
+    """A failure that `engine: simulated` shows on demand, for clips whose first frame lies in `[start_s, end_s)`."""
+
+    start_s: Annotated[float, Field(ge=0.0)] = 0.0
+    end_s: Annotated[float, Field(gt=0.0)] = 7 * 24 * 3600.0
+    kind: Literal["error", "final", "crash", "hang"] = "error"
+    """`error`: EngineFailed; `final`: ClipRejected; `crash`: the replica's process dies; `hang`: no answer."""
+    times: Annotated[int, Field(ge=1)] | None = None
+    """How often a matching clip fails before it succeeds, counted per process; None: always."""
+
+
+class SimulatedSettings(_Frozen):
+    """The cost model of `engine: simulated`: one call takes
+
+    `fixed_s + frame_s * frames in the call + token_s * tokens of its longest caption` seconds, asleep.
+    """
+
+    fixed_s: Annotated[float, Field(ge=0.0, le=60.0)] = 0.0
+    frame_s: Annotated[float, Field(ge=0.0, le=60.0)] = 0.005
+    token_s: Annotated[float, Field(ge=0.0, le=60.0)] = 0.0
+    caption_tokens: Annotated[int, Field(ge=1, le=4096)] = 16
+    load_s: Annotated[float, Field(ge=0.0, le=600.0)] = 0.0
+    failures: tuple[Failure, ...] = ()
+
+
+class VisionTuning(_Frozen):
+    """What may change while a replica runs: the `user_config` of its deployment."""
+
+    max_batch_clips: Annotated[int, Field(ge=1, le=1024)] = 8
+    """Most clips in one engine call."""
+    batch_wait_s: Annotated[float, Field(ge=0.0, le=10.0)] = 0.005
+    """How long an idle engine waits for a first clip's neighbours, in seconds."""
+    call_deadline_s: Annotated[float, Field(gt=0.0, le=24 * 3600.0)] = 600.0
+    """An engine call that takes longer is taken for hung: the replica reports unhealthy and Serve replaces it."""
+
+
+class VisionSettings(_Frozen):
+    """What a named model is and how its engine runs."""
+
+    engine: Literal["transformers", "simulated"] = "transformers"
+    checkpoint: str = "demo"
+    """`demo` (shipped), a directory, or a hub id such as `Qwen/Qwen2.5-VL-7B-Instruct`."""
+    revision: str | None = None
+    """The hub's branch, tag or commit; None: its default branch."""
+    dtype: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
+    """Compute type; auto: bf16 on a GPU that has it, fp16 on one that has not, fp32 on a CPU."""
+    quantization: Literal["none", "nf4", "int8"] = "none"
+    """Weight storage; nf4 is 4-bit NormalFloat with double quantisation."""
+    attention: Literal["auto", "flash_attention_2", "sdpa", "eager"] = "auto"
+    """auto: flash_attention_2 on a GPU where flash-attn is installed, else sdpa."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    min_pixels: Annotated[int, Field(ge=28 * 28)] | None = None
+    """Least area of a frame in pixels; None: what the model was trained for."""
+    max_pixels: Annotated[int, Field(ge=28 * 28, le=16_777_216)] | None = None
+    """Most area of a frame in pixels; None: what the model was trained for."""
+    max_frames: Annotated[int, Field(ge=1, le=4096)] | None = None
+    """Most frames in one clip; None: what the model was trained for."""
+    load: Literal["startup", "first_use"] = "startup"
+    """When the weights are loaded; either way the replica answers status at once."""
+    simulated: SimulatedSettings = SimulatedSettings()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "VisionSettings":
+        if self.min_pixels and self.max_pixels and self.min_pixels > self.max_pixels:
+            raise ValueError(f"min_pixels must be at most max_pixels ({self.max_pixels}), got {self.min_pixels}")
+        return self

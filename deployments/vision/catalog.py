@@ -1,0 +1,55 @@
+"""What is known of a checkpoint before it is loaded: the frames it was trained for and what to tell its users."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from deployments.contracts import FrameSpec, ModelInfo
+from deployments.settings import VisionSettings
+
+DEMO_DIR = Path(__file__).parent / "demo" / "checkpoint"
+DEMO_NOTICE = (
+    "The demo model knows only drawn scenes: a few coloured shapes moving over plain backgrounds. "
+    "It cannot describe real footage; configure a Qwen2.5-VL checkpoint for that."
+)
+SIMULATED_NOTICE = "The simulated engine looks at no pixels; its captions are placeholders for load tests."
+_CELL_PIXELS = 28
+"""Qwen2.5-VL merges 2x2 patches of 14x14 pixels into one token."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Trained:
+    spec: FrameSpec
+    max_frames: int
+
+
+_DEMO = _Trained(FrameSpec(_CELL_PIXELS, min_pixels=84 * 84, max_pixels=112 * 112), max_frames=16)
+# The bounds per video frame of Qwen's reference preprocessing (128 and 768 tokens) and its 768-frame limit.
+_QWEN = _Trained(FrameSpec(_CELL_PIXELS, min_pixels=128 * 28**2, max_pixels=768 * 28**2), max_frames=768)
+
+
+def is_demo(settings: VisionSettings) -> bool:
+    return settings.engine == "transformers" and settings.checkpoint == "demo"
+
+
+def model_info(name: str, settings: VisionSettings) -> ModelInfo:
+    """Describe the model `name` without loading it; settings win over what the checkpoint was trained for."""
+    trained = _DEMO if settings.checkpoint == "demo" else _QWEN
+    spec = FrameSpec(
+        multiple=trained.spec.multiple,
+        min_pixels=settings.min_pixels or min(trained.spec.min_pixels, settings.max_pixels or trained.spec.min_pixels),
+        max_pixels=settings.max_pixels or max(trained.spec.max_pixels, settings.min_pixels or trained.spec.max_pixels),
+    )
+    notice = None
+    if settings.engine == "simulated":
+        notice = SIMULATED_NOTICE
+    elif is_demo(settings):
+        notice = DEMO_NOTICE
+    parts = (settings.engine, settings.checkpoint, settings.revision or "default", settings.dtype, settings.quantization)
+    return ModelInfo(
+        name=name,
+        engine=settings.engine,
+        revision=":".join(parts),
+        frame_spec=spec,
+        max_frames=settings.max_frames or trained.max_frames,
+        notice=notice,
+    )

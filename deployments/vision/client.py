@@ -1,0 +1,70 @@
+"""Call a named model's replicas: the one place where Ray's errors become ours."""
+
+import asyncio
+from typing import Any, TypeVar
+
+from ray import serve
+from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError, TaskCancelledError
+from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RayServeException
+from ray.serve.handle import DeploymentHandle
+
+from deployments.contracts import Caption, DescribeRequest
+from deployments.errors import AppError, Overloaded, ReplicaLost, UnknownModel
+from deployments.vision.deployment import ModelStatus
+
+Answer = TypeVar("Answer")
+
+APP_NAME = "vidray"
+
+
+def deployment_name(model: str) -> str:
+    """Return the name of the Serve deployment of the model `model`, as serve_config.yaml must spell it."""
+    return f"vision-{model}"
+
+
+class VisionClient:
+    """The replicas of one model. One call is one attempt: who retries is for the caller to say."""
+
+    def __init__(self, handle: "DeploymentHandle[Any]") -> None:
+        self._handle = handle
+
+    @classmethod
+    def connect(cls, model: str, *, app_name: str = APP_NAME) -> "VisionClient":
+        """Return a client of a running app's model. Raises UnknownModel when no such deployment runs."""
+        try:
+            return cls(serve.get_deployment_handle(deployment_name(model), app_name=app_name))
+        except RayServeException as error:
+            raise UnknownModel(f"expected a model that the running app serves, got {model!r}") from error
+
+    async def describe(self, request: DescribeRequest) -> Caption:
+        """Caption one clip. Raises ReplicaLost, Overloaded, and what VisionModel.describe raises."""
+        return await self._call(self._handle.describe.remote(request))
+
+    async def status(self) -> ModelStatus:
+        return await self._call(self._handle.status.remote())
+
+    async def _call(self, response: Any) -> Any:
+        try:
+            return await response
+        except RayTaskError as error:
+            raise translate(error) from error
+        except (RayError, RayServeException) as error:
+            raise translate(error) from None
+
+
+def translate(error: BaseException) -> BaseException:
+    """Return our error for one of Ray's; a programmer's error from the replica comes back as it was raised there."""
+    if isinstance(error, RayTaskError):
+        cause = error.cause
+        if isinstance(cause, AppError):
+            return cause
+        if isinstance(cause, RayError | RayServeException):
+            return translate(cause)
+        return error
+    if isinstance(error, BackPressureError):
+        return Overloaded("the model's queue is full")
+    if isinstance(error, RayActorError | DeploymentUnavailableError | GetTimeoutError):
+        return ReplicaLost("the model's replica died or is not ready")
+    if isinstance(error, TaskCancelledError):
+        return asyncio.CancelledError()
+    return error

@@ -1,0 +1,117 @@
+"""The replica around an engine: it waits, gathers, times and reports; the engine thinks."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from deployments.contracts import Caption, DescribeRequest, ModelInfo
+from deployments.errors import AppError, EngineFailed, InvalidConfig, ModelLoadFailed
+from deployments.settings import VisionSettings, VisionTuning
+from deployments.validation import parse
+from deployments.vision.batcher import ClipBatcher
+from deployments.vision.catalog import model_info
+from deployments.vision.engine import VisionEngine, make_engine
+
+ModelState = Literal["cold", "loading", "ready", "failed"]
+
+logger = logging.getLogger("ray.serve.vidray.vision")
+
+
+@dataclass(frozen=True, slots=True)
+class ModelStatus:
+    """How a replica's model is: `error` says why when the state is `failed`."""
+
+    info: ModelInfo
+    state: ModelState
+    queued_clips: int
+    error: str | None = None
+
+
+class VisionModel:
+    """One replica of one named model. A plain class: `build_app` makes it a Serve deployment."""
+
+    def __init__(self, name: str, settings: VisionSettings, engine: VisionEngine | None = None) -> None:
+        self._info = model_info(name, settings)
+        self._engine = engine if engine is not None else make_engine(settings)
+        # One thread owns the engine, so that its calls never overlap and the event loop stays free.
+        self._engine_thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="engine")
+        self._batcher = ClipBatcher(self._describe_batch, VisionTuning())
+        self._state: ModelState = "cold"
+        self._load_error: AppError | None = None
+        self._load_lock = asyncio.Lock()
+        self._busy_since_s: float | None = None
+        self._load_at_startup = settings.load == "startup"
+        self._startup: asyncio.Task[None] | None = None
+
+    def reconfigure(self, user_config: dict[str, Any]) -> None:
+        """Take new tuning while running. Raises InvalidConfig on an unknown or out-of-range key."""
+        self._batcher.tuning = parse(VisionTuning, user_config, error=InvalidConfig, where="user_config")
+
+    async def status(self) -> ModelStatus:
+        """Return the state without touching the engine; the first call starts a load at startup."""
+        self._begin_startup_load()
+        error = self._load_error.message if self._load_error else None
+        return ModelStatus(self._info, self._state, self._batcher.queued, error)
+
+    async def describe(self, request: DescribeRequest) -> Caption:
+        """Caption one clip. Raises ModelLoadFailed, EngineFailed, ClipRejected."""
+        await self._ensure_loaded()
+        return await self._batcher.describe(request)
+
+    async def check_health(self) -> None:
+        """Raise EngineFailed when the loaded model cannot be used; Serve then replaces the replica."""
+        self._begin_startup_load()
+        # A busy engine is judged by the call it is in: a check queued behind it would only wait.
+        if self._busy_since_s is not None:
+            busy_s = time.monotonic() - self._busy_since_s
+            if busy_s > self._batcher.tuning.call_deadline_s:
+                raise EngineFailed(
+                    f"an engine call must end within {self._batcher.tuning.call_deadline_s:g} s, got {busy_s:.0f} s"
+                )
+        elif self._state == "ready":
+            await self._on_engine_thread(self._engine.check)
+
+    def _begin_startup_load(self) -> None:
+        if self._load_at_startup and self._startup is None:
+            self._startup = asyncio.create_task(self._load_at_start())
+
+    async def _load_at_start(self) -> None:
+        try:
+            await self._ensure_loaded()
+        except ModelLoadFailed as error:
+            logger.error("model load failed", extra={"model": self._info.name, "error": error.message})
+
+    async def _ensure_loaded(self) -> None:
+        async with self._load_lock:
+            if self._state == "ready":
+                return
+            if self._load_error is not None:
+                raise self._load_error
+            self._state = "loading"
+            try:
+                await self._on_engine_thread(self._engine.load)
+            except AppError as error:
+                self._state, self._load_error = "failed", error
+                raise
+            except BaseException:
+                self._state = "cold"
+                raise
+            self._state = "ready"
+            logger.info("model loaded", extra={"model": self._info.name, "revision": self._info.revision})
+
+    async def _describe_batch(self, requests: Sequence[DescribeRequest]) -> list[Caption]:
+        self._busy_since_s = time.monotonic()
+        try:
+            captions: list[Caption] = await self._on_engine_thread(self._engine.describe, requests)
+        finally:
+            self._busy_since_s = None
+        if len(captions) != len(requests):
+            raise EngineFailed(f"engine must return {len(requests)} captions, got {len(captions)}")
+        return captions
+
+    async def _on_engine_thread(self, call: Any, *args: Any) -> Any:
+        return await asyncio.get_running_loop().run_in_executor(self._engine_thread, call, *args)

@@ -1,0 +1,95 @@
+"""Captions from a Qwen2.5-VL checkpoint through transformers."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from deployments.contracts import Caption, DescribeRequest, FinishReason, GenerationOptions
+from deployments.errors import EngineFailed, ModelLoadFailed
+from deployments.settings import VisionSettings
+from deployments.vision.qwen.encode import encode
+from deployments.vision.qwen.load import load_checkpoint
+
+
+class TransformersEngine:
+    """Greedy clips of one call share a left-padded batch; sampled ones run alone, each from its own seed."""
+
+    def __init__(self, settings: VisionSettings) -> None:
+        self._settings = settings
+        self._model: Any = None
+        self._tokenizer: Any = None
+        self._dtype = torch.float32
+        self._stop_ids: frozenset[int] = frozenset()
+
+    def load(self) -> None:
+        self._model, self._tokenizer, self._dtype = load_checkpoint(self._settings)
+        stop = self._model.generation_config.eos_token_id
+        self._stop_ids = frozenset(stop if isinstance(stop, list) else [stop])
+        if None in self._stop_ids:
+            raise ModelLoadFailed("the checkpoint's generation_config must name eos_token_id, got none")
+
+    def check(self) -> None:
+        weight = next(self._model.parameters())
+        try:
+            alive = bool(torch.isfinite(weight.flatten()[:1].float()).all())
+        except RuntimeError as error:
+            raise EngineFailed(f"the model's device must answer, got {type(error).__name__}") from error
+        if not alive:
+            raise EngineFailed("the model's weights must be finite, got a non-finite one")
+
+    def describe(self, requests: Sequence[DescribeRequest]) -> list[Caption]:
+        captions: list[Caption | None] = [None] * len(requests)
+        for group in _groups(requests):
+            for place, caption in zip(group, self._generate([requests[place] for place in group]), strict=True):
+                captions[place] = caption
+        return [caption for caption in captions if caption is not None]
+
+    def _generate(self, requests: Sequence[DescribeRequest]) -> list[Caption]:
+        if self._model is None:
+            raise EngineFailed("the model must be loaded first, got none")
+        device = self._model.device
+        try:
+            with torch.inference_mode(), torch.random.fork_rng([device] if device.type == "cuda" else []):
+                inputs = encode(self._tokenizer, requests, device=device, dtype=self._dtype)
+                torch.manual_seed(requests[0].options.seed)
+                output = self._model.generate(**inputs, **self._generation_arguments(requests))
+        except RuntimeError as error:
+            raise EngineFailed(f"generation failed: {type(error).__name__}") from error
+        prompt_length = inputs["input_ids"].shape[1]
+        prompt_tokens = inputs["attention_mask"].sum(dim=1).tolist()
+        return [
+            self._caption(tokens, prompt, request.options)
+            for tokens, prompt, request in zip(
+                output[:, prompt_length:].tolist(), prompt_tokens, requests, strict=True
+            )
+        ]
+
+    def _generation_arguments(self, requests: Sequence[DescribeRequest]) -> dict[str, Any]:
+        options = requests[0].options
+        arguments: dict[str, Any] = {"max_new_tokens": max(request.options.max_tokens for request in requests)}
+        if options.temperature > 0:
+            # The checkpoint's own top-k and top-p would change what the temperature means.
+            return arguments | {"do_sample": True, "temperature": options.temperature, "top_k": 0, "top_p": 1.0}
+        return arguments | {
+            "do_sample": False,
+            "temperature": None,
+            "top_k": None,
+            "top_p": None,
+            "repetition_penalty": 1.0,
+        }
+
+    def _caption(self, tokens: list[int], prompt_tokens: int, options: GenerationOptions) -> Caption:
+        tokens = tokens[: options.max_tokens]
+        stopped = next((at for at, token in enumerate(tokens) if token in self._stop_ids), None)
+        reason: FinishReason = "length" if stopped is None else "stop"
+        written = tokens[:stopped]
+        text = self._tokenizer.decode(written, skip_special_tokens=True).strip()
+        return Caption(text=text, prompt_tokens=prompt_tokens, output_tokens=len(written), finish_reason=reason)
+
+
+def _groups(requests: Sequence[DescribeRequest]) -> list[list[int]]:
+    """Return the places of the requests that may share a call: all greedy ones together, each sampled one alone."""
+    greedy = [place for place, request in enumerate(requests) if request.options.temperature == 0]
+    sampled = [[place] for place, request in enumerate(requests) if request.options.temperature > 0]
+    return ([greedy] if greedy else []) + sampled

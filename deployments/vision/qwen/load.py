@@ -1,0 +1,87 @@
+"""Load a Qwen2.5-VL checkpoint with the real classes, as the settings say."""
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoTokenizer, BitsAndBytesConfig, Qwen2_5_VLForConditionalGeneration
+
+from deployments.errors import ModelLoadFailed
+from deployments.settings import VisionSettings
+from deployments.vision.catalog import DEMO_DIR, is_demo
+
+_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+
+
+def choose_device(settings: VisionSettings) -> torch.device:
+    """Return the device to run on. Raises ModelLoadFailed when cuda is asked for and is not there."""
+    if settings.device == "cuda" and not torch.cuda.is_available():
+        raise ModelLoadFailed("device cuda needs a usable CUDA GPU, got none")
+    if settings.device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(settings.device)
+
+
+def choose_dtype(settings: VisionSettings, device: torch.device) -> torch.dtype:
+    if settings.dtype != "auto":
+        return _DTYPES[settings.dtype]
+    if device.type == "cpu":
+        return torch.float32
+    return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+
+
+def choose_attention(settings: VisionSettings, device: torch.device) -> str:
+    """Return the attention implementation. Raises ModelLoadFailed when flash attention is asked for and cannot run."""
+    flash = device.type == "cuda" and importlib.util.find_spec("flash_attn") is not None
+    if settings.attention == "flash_attention_2" and not flash:
+        raise ModelLoadFailed("flash_attention_2 needs a CUDA GPU and the flash-attn package, got neither or only one")
+    if settings.attention == "auto":
+        return "flash_attention_2" if flash else "sdpa"
+    return settings.attention
+
+
+def quantization_config(settings: VisionSettings, dtype: torch.dtype) -> BitsAndBytesConfig | None:
+    if settings.quantization == "nf4":
+        return BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=dtype,
+        )
+    if settings.quantization == "int8":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return None
+
+
+def load_checkpoint(settings: VisionSettings) -> tuple[Qwen2_5_VLForConditionalGeneration, Any, torch.dtype]:
+    """Return the model in evaluation mode on its device, its tokenizer, and the compute type.
+
+    Only safetensors are read and no code from the checkpoint is run. Raises ModelLoadFailed.
+    """
+    device = choose_device(settings)
+    dtype = choose_dtype(settings, device)
+    attention = choose_attention(settings, device)
+    source = str(DEMO_DIR) if is_demo(settings) else settings.checkpoint
+    local = Path(source).is_dir()
+    revision = {} if local or settings.revision is None else {"revision": settings.revision}
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False, **revision)
+        model = Qwen2_5_VLForConditionalGeneration.from_pretrained(
+            source,
+            dtype=dtype,
+            device_map={"": device},
+            attn_implementation=attention,
+            quantization_config=quantization_config(settings, dtype),
+            use_safetensors=True,
+            trust_remote_code=False,
+            **revision,
+        )
+    except (OSError, ValueError, RuntimeError, ImportError, KeyError) as error:
+        wanted = "a directory with" if local else "a directory or hub id of"
+        raise ModelLoadFailed(
+            f"checkpoint must be {wanted} a Qwen2.5-VL model in safetensors, got {settings.checkpoint!r}: "
+            f"{type(error).__name__}"
+        ) from error
+    model.eval()
+    return model, tokenizer, dtype

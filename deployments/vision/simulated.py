@@ -1,0 +1,77 @@
+"""An engine that costs time and no device: for load tests, failure tests and scheduling work."""
+
+import os
+import time
+from collections import Counter
+from collections.abc import Sequence
+
+from deployments.contracts import Caption, DescribeRequest
+from deployments.errors import ClipRejected, EngineFailed
+from deployments.settings import Failure, SimulatedSettings
+
+_FOREVER_S = 10 * 365 * 24 * 3600.0
+
+
+class SimulatedEngine:
+    """Sleeps as its cost model says, then writes captions that depend on nothing but the clip.
+
+    A caption names the number, size, times and mean brightness of the frames, so that lost or mixed-up frames show.
+    """
+
+    def __init__(self, settings: SimulatedSettings) -> None:
+        self._settings = settings
+        self._failed: Counter[tuple[int, float]] = Counter()
+
+    def load(self) -> None:
+        time.sleep(self._settings.load_s)
+
+    def check(self) -> None:
+        return None
+
+    def describe(self, requests: Sequence[DescribeRequest]) -> list[Caption]:
+        for request in requests:
+            self._fail_on_demand(request)
+        captions = [self._caption(request) for request in requests]
+        settings = self._settings
+        time.sleep(
+            settings.fixed_s
+            + settings.frame_s * sum(len(request.frames) for request in requests)
+            + settings.token_s * max(caption.output_tokens for caption in captions)
+        )
+        return captions
+
+    def _caption(self, request: DescribeRequest) -> Caption:
+        frames, pts_s = request.frames.frames, request.frames.pts_s
+        count, height, width, _ = frames.shape
+        text = (
+            f"Simulated caption of {count} frames of {width}x{height} from {pts_s[0]:.3f} s to {pts_s[-1]:.3f} s, "
+            f"mean brightness {frames.mean():.1f}."
+        )
+        wanted, most = self._settings.caption_tokens, request.options.max_tokens
+        return Caption(
+            text=text,
+            prompt_tokens=len(request.prompt.split()),
+            output_tokens=min(wanted, most),
+            finish_reason="stop" if wanted <= most else "length",
+        )
+
+    def _fail_on_demand(self, request: DescribeRequest) -> None:
+        first_s = float(request.frames.pts_s[0])
+        for number, failure in enumerate(self._settings.failures):
+            if failure.start_s <= first_s < failure.end_s:
+                key = (number, first_s)
+                if failure.times is None or self._failed[key] < failure.times:
+                    self._failed[key] += 1
+                    _fail(failure, first_s)
+
+
+def _fail(failure: Failure, first_s: float) -> None:
+    match failure.kind:
+        case "error":
+            raise EngineFailed(f"simulated failure of the clip at {first_s:.3f} s")
+        case "final":
+            raise ClipRejected(f"simulated final failure of the clip at {first_s:.3f} s")
+        case "crash":
+            os._exit(1)
+        case "hang":
+            time.sleep(_FOREVER_S)

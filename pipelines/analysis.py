@@ -1,0 +1,168 @@
+"""Run analyses: plan what the ledger lacks, decode, describe, commit each clip, write the result."""
+
+import asyncio
+import contextlib
+import random
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from obstore.store import ObjectStore
+
+from deployments.contracts import GenerationOptions, ModelInfo
+from deployments.vision.prompts import DEFAULT_PROMPT
+from pipelines.chain import DecodeRun, decoded_clips, split_runs
+from pipelines.describe import Describer, DescribeOptions, describe_clip
+from pipelines.ledger import Ledger
+from pipelines.outcome import ClipOutcome, DecodedClip
+from pipelines.plan import SamplingOptions, plan_clips
+from pipelines.results import build_result, write_result
+from pipelines.source import Source
+from pipelines.video import ClipPlan, DecoderName
+
+
+@dataclass(frozen=True, slots=True)
+class AnalysisOptions:
+    """What is asked of a video, whatever the video."""
+
+    sampling: SamplingOptions = field(default_factory=SamplingOptions)
+    prompt: str = DEFAULT_PROMPT
+    generation: GenerationOptions = field(default_factory=GenerationOptions)
+    decoder: DecoderName = "pyav"
+
+
+@dataclass(slots=True)
+class Analysis:
+    """One video's analysis in progress: its plan, and the outcomes that stand."""
+
+    analysis_id: str
+    source: Source
+    model: ModelInfo
+    options: AnalysisOptions
+    ledger: Ledger
+    store: ObjectStore
+    prefix: str
+    clips: list[ClipPlan]
+    outcomes: dict[int, ClipOutcome]
+    reused: int
+    timings: dict[str, float]
+    opened_s: float = field(default_factory=time.perf_counter)
+
+    @property
+    def complete(self) -> bool:
+        return len(self.outcomes) == len(self.clips)
+
+
+OnOutcome = Callable[[Analysis, ClipOutcome], None]
+
+
+async def open_analysis(
+    source: Source, model: ModelInfo, options: AnalysisOptions, store: ObjectStore, prefix: str = ""
+) -> Analysis:
+    """Plan the video and claim its place in the store; what an earlier run recorded there is not done again.
+
+    Raises InvalidOption before anything is written, OutputConflict when the place belongs to other work.
+    """
+    begun_s = time.perf_counter()
+    clips = plan_clips(source.video, options.sampling, max_frames=model.max_frames)
+    model.frame_spec.target_size(source.video.width, source.video.height)
+    ledger = Ledger(store, f"{prefix}ledger/")
+    analysis_id = await ledger.claim(
+        {
+            "sha256": source.sha256,
+            "model": model.name,
+            "model_revision": model.revision,
+            "frame_spec": asdict(model.frame_spec),
+            "prompt": options.prompt,
+            "generation": options.generation.model_dump(),
+            "sampling": options.sampling.model_dump(),
+            "decoder": options.decoder,
+        }
+    )
+    recorded = await ledger.outcomes()
+    outcomes = {clip.index: recorded[clip.index] for clip in clips if clip.index in recorded}
+    timings = {"plan_s": time.perf_counter() - begun_s}
+    return Analysis(
+        analysis_id, source, model, options, ledger, store, prefix, clips, outcomes, len(outcomes), timings
+    )
+
+
+async def run_analyses(
+    analyses: Sequence[Analysis],
+    describer: Describer,
+    *,
+    in_flight: asyncio.Semaphore,
+    decode_cpus: float = 1.0,
+    on_outcome: OnOutcome = lambda analysis, outcome: None,
+) -> list[dict[str, Any]]:
+    """Bring the analyses, all of one model and one set of options, to their end; return their results in order.
+
+    `in_flight` bounds the clips between decoder and commit, over everyone who shares it. Every outcome is committed
+    before `on_outcome` hears of it. A result is written as soon as its last clip is committed. Cancelling stops new
+    clips at once; what was committed stands.
+    """
+    by_video = {analysis.analysis_id: analysis for analysis in analyses}
+    results: dict[str, dict[str, Any]] = {}
+    rng = random.Random()
+    begun_s = time.perf_counter()
+
+    async def finish(analysis: Analysis) -> None:
+        analysis.timings["total_s"] = time.perf_counter() - analysis.opened_s
+        result = _result(analysis)
+        await write_result(analysis.store, analysis.prefix, result)
+        results[analysis.analysis_id] = result
+
+    async def work(clip: DecodedClip) -> None:
+        analysis = by_video[clip.video]
+        try:
+            options = DescribeOptions(analysis.options.prompt, analysis.options.generation)
+            outcome = await describe_clip(clip, describer, options, rng)
+            commit_s = time.perf_counter()
+            outcome = await analysis.ledger.commit(outcome)
+        finally:
+            in_flight.release()
+        now_s = time.perf_counter()
+        timings = analysis.timings
+        timings["commit_s"] = timings.get("commit_s", 0.0) + now_s - commit_s
+        if outcome.error is None:
+            timings.setdefault("first_caption_s", now_s - analysis.opened_s)
+        analysis.outcomes[outcome.index] = outcome
+        on_outcome(analysis, outcome)
+        if analysis.complete:
+            await finish(analysis)
+
+    for analysis in analyses:
+        if analysis.complete:
+            await finish(analysis)
+    runs = [run for analysis in analyses for run in _pending_runs(analysis)]
+    async with asyncio.TaskGroup() as group, contextlib.aclosing(decoded_clips(runs, decode_cpus=decode_cpus)) as clips:
+        while True:
+            await in_flight.acquire()
+            clip = await anext(clips, None)
+            if clip is None:
+                in_flight.release()
+                break
+            by_video[clip.video].timings.setdefault("first_decoded_s", time.perf_counter() - begun_s)
+            group.create_task(work(clip))
+    return [results[analysis.analysis_id] for analysis in analyses]
+
+
+def _pending_runs(analysis: Analysis) -> list[DecodeRun]:
+    video = analysis.source.video
+    size = analysis.model.frame_spec.target_size(video.width, video.height)
+    pending = [clip for clip in analysis.clips if clip.index not in analysis.outcomes]
+    return split_runs(analysis.analysis_id, analysis.source.path, pending, size, analysis.options.decoder)
+
+
+def _result(analysis: Analysis) -> dict[str, Any]:
+    outcomes = [analysis.outcomes[clip.index] for clip in analysis.clips]
+    sums = {name: sum(getattr(outcome, name) for outcome in outcomes) for name in ("decode_s", "queue_s", "engine_s")}
+    return build_result(
+        analysis_id=analysis.analysis_id,
+        model=asdict(analysis.model),
+        source=analysis.source,
+        outcomes=outcomes,
+        reused=analysis.reused,
+        timings={name: round(value, 6) for name, value in (analysis.timings | sums).items()},
+    )

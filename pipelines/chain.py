@@ -1,0 +1,157 @@
+"""The Ray Data chain: planned clips in, decoded clips out, as they are ready and never far ahead of their consumer.
+
+    runs of neighbouring clips ── decode (tasks, each with a sandboxed decoder process) ── one row per clip
+"""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Generator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import ray.data
+from ray.data import DataContext, Dataset, ExecutionResources, TaskPoolStrategy
+
+from deployments.contracts import FrameBatch
+from pipelines.outcome import ClipError, DecodedClip
+from pipelines.sandbox import Sandbox
+from pipelines.video import ClipPlan, DecoderName
+
+RUN_CLIPS = 8
+"""Clips per decode task: they share the open file, and a task's fixed 40-70 ms (measured) is spread over them."""
+DECODE_AHEAD_BYTES = 256 * 2**20
+"""Most bytes of decoded frames that may wait in the object store, per analysis: memory stays flat on any length."""
+
+_ROW = pa.schema(
+    [
+        ("video", pa.string()),
+        ("clip", pa.int64()),
+        ("frames", pa.binary()),
+        ("shape", pa.list_(pa.int64())),
+        ("pts_s", pa.list_(pa.float64())),
+        ("error_code", pa.string()),
+        ("error_message", pa.string()),
+        ("decode_s", pa.float64()),
+    ]
+)
+
+
+@dataclass(frozen=True, slots=True)
+class DecodeRun:
+    """Neighbouring clips of one video that one task decodes, at `width` x `height` pixels."""
+
+    video: str
+    path: str
+    decoder: DecoderName
+    width: int
+    height: int
+    clips: tuple[ClipPlan, ...]
+
+
+def split_runs(
+    video: str, path: str, clips: Sequence[ClipPlan], size: tuple[int, int], decoder: DecoderName
+) -> list[DecodeRun]:
+    """Cut a video's clips, in order, into runs of at most RUN_CLIPS."""
+    return [
+        DecodeRun(video, path, decoder, *size, clips=tuple(clips[at : at + RUN_CLIPS]))
+        for at in range(0, len(clips), RUN_CLIPS)
+    ]
+
+
+async def decoded_clips(runs: Sequence[DecodeRun], *, decode_cpus: float = 1.0) -> AsyncIterator[DecodedClip]:
+    """Yield each planned clip once, decoded or with its error, as soon as it is ready; the order is free.
+
+    Needs a running Ray. Closing the iterator ends the tasks. An error that is no clip's own (a lost node beyond Ray's
+    retries, a bug) is raised.
+    """
+    plans = {(run.video, clip.index): clip for run in runs for clip in run.clips}
+    if not plans:
+        return
+    dataset = decode_dataset(runs, decode_cpus=decode_cpus)
+    async with contextlib.aclosing(_from_thread(dataset)) as rows:
+        async for row in rows:
+            yield _decoded(row, plans[row["video"].as_py(), row["clip"].as_py()])
+
+
+def decode_dataset(runs: Sequence[DecodeRun], *, decode_cpus: float) -> Dataset:
+    """Return the lazy chain; each of its rows is one clip, in a block of its own, under 10 MB."""
+    # one row per run, ~1 kB
+    dataset = ray.data.from_items([asdict(run) for run in runs], override_num_blocks=len(runs))
+    # decode (1:n): decode_cpus for the decoder process, which works while the task waits for it; one clip per row
+    dataset = dataset.map_batches(
+        _decode_run, batch_size=1, batch_format="pyarrow", compute=TaskPoolStrategy(), num_cpus=decode_cpus
+    )
+    # One byte: every row is a block, so that a clip leaves its task as soon as it is decoded.
+    dataset.context.target_max_block_size = 1
+    dataset.context.execution_options.resource_limits = ExecutionResources.for_limits(
+        object_store_memory=DECODE_AHEAD_BYTES
+    )
+    dataset.context.enable_progress_bars = False
+    dataset.context.print_on_execution_start = False
+    return dataset
+
+
+_sandbox: Sandbox | None = None
+
+
+def _decode_run(batch: pa.Table) -> Iterator[pa.Table]:
+    """Decode one run (1 row) in this worker's sandbox, which is kept for the worker's next task."""
+    global _sandbox
+    _sandbox = _sandbox or Sandbox()
+    for run in batch.to_pylist():
+        clips = [ClipPlan(**{**clip, "sample_times_s": tuple(clip["sample_times_s"])}) for clip in run["clips"]]
+        size = (run["width"], run["height"])
+        begun_s = time.perf_counter()
+        for clip, decoded in _sandbox.decode(run["path"], clips, size, run["decoder"]):
+            decode_s = time.perf_counter() - begun_s
+            yield _row(run["video"], clip, decoded, decode_s)
+            begun_s = time.perf_counter()
+
+
+def _row(video: str, clip: ClipPlan, decoded: FrameBatch | Exception, decode_s: float) -> pa.Table:
+    row: dict[str, Any] = {"video": video, "clip": clip.index, "decode_s": decode_s}
+    if isinstance(decoded, FrameBatch):
+        row |= {
+            "frames": decoded.frames.tobytes(),
+            "shape": list(decoded.frames.shape),
+            "pts_s": decoded.pts_s.tolist(),
+        }
+    else:
+        error = ClipError.of(decoded)
+        row |= {"error_code": error.code, "error_message": error.message}
+    return pa.Table.from_pylist([row], schema=_ROW)
+
+
+def _decoded(row: dict[str, Any], plan: ClipPlan) -> DecodedClip:
+    code = row["error_code"].as_py()
+    error = None if code is None else ClipError(code, row["error_message"].as_py())
+    frames = None
+    if error is None:
+        # A view of the object store's memory, not a copy; it stays there until the clip is described.
+        pixels = np.frombuffer(row["frames"].as_buffer(), dtype=np.uint8).reshape(row["shape"].as_py())
+        frames = FrameBatch(pixels, np.array(row["pts_s"].as_py(), dtype=np.float64))
+    return DecodedClip(row["video"].as_py(), plan, frames, error, row["decode_s"].as_py())
+
+
+async def _from_thread(dataset: Dataset) -> AsyncIterator[dict[str, Any]]:
+    """Iterate the dataset in a thread of its own, one row per request: the consumer sets the pace."""
+    rows = _rows(dataset)
+    loop = asyncio.get_running_loop()
+    thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="decoded-clips")
+    try:
+        while (row := await loop.run_in_executor(thread, next, rows, None)) is not None:
+            yield row
+    finally:
+        # Queued behind a `next` that may still run: closing ends Ray Data's executor and its tasks.
+        thread.submit(rows.close)
+        thread.shutdown(wait=False)
+
+
+def _rows(dataset: Dataset) -> Generator[dict[str, Any], None, None]:
+    for table in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+        for at in range(table.num_rows):
+            yield {name: table.column(name)[at] for name in table.column_names}

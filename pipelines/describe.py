@@ -1,0 +1,98 @@
+"""Get one clip described: wait, try again, or give up with an error row."""
+
+import asyncio
+import random
+import time
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from deployments.contracts import Caption, DescribeRequest, GenerationOptions
+from deployments.errors import AppError, EngineFailed, Overloaded
+from deployments.retry import RetryPolicy
+from pipelines.outcome import ClipError, ClipOutcome, DecodedClip
+
+
+class Describer(Protocol):
+    """Whatever captions one clip per call; raises AppError."""
+
+    async def describe(self, request: DescribeRequest) -> Caption: ...
+
+
+@dataclass(frozen=True, slots=True)
+class DescribeOptions:
+    """What to ask for each clip, and how patiently. `deadline_s` bounds all attempts at one clip together."""
+
+    prompt: str
+    generation: GenerationOptions = field(default_factory=GenerationOptions)
+    retry: RetryPolicy = field(default_factory=RetryPolicy)
+    deadline_s: float = 900.0
+
+
+async def describe_clip(
+    clip: DecodedClip, describer: Describer, options: DescribeOptions, rng: random.Random
+) -> ClipOutcome:
+    """Return the clip's one outcome.
+
+    Retryable errors are tried again as the policy says; a full queue is waited for and counts as no attempt. An error
+    that is no AppError is a bug and is raised: it must stop the analysis, not become a row.
+    """
+    if clip.frames is None:
+        return _failed(clip, clip.error or ClipError("internal_error", "no frames and no error"), attempts=0)
+    request = DescribeRequest(clip.frames, options.prompt, options.generation)
+    give_up_s = time.monotonic() + options.deadline_s
+    attempts = refusals = 0
+    while True:
+        try:
+            async with asyncio.timeout(max(0.0, give_up_s - time.monotonic())):
+                caption = await describer.describe(request)
+            return _described(clip, caption, attempts + 1)
+        except TimeoutError:
+            late = EngineFailed(f"a clip must be described within {options.deadline_s:g} s, got no caption")
+            return _failed(clip, ClipError.of(late), attempts + 1)
+        except Overloaded:
+            refusals += 1
+            wait_s = options.retry.wait_s(refusals, rng)
+        except AppError as error:
+            attempts += 1
+            if not error.retryable or attempts >= options.retry.attempts:
+                return _failed(clip, ClipError.of(error), attempts)
+            wait_s = options.retry.wait_s(attempts, rng)
+        await asyncio.sleep(max(0.0, min(wait_s, give_up_s - time.monotonic())))
+
+
+def _described(clip: DecodedClip, caption: Caption, attempts: int) -> ClipOutcome:
+    plan = clip.plan
+    return ClipOutcome(
+        index=plan.index,
+        start_s=plan.start_s,
+        end_s=plan.end_s,
+        frames_planned=len(plan.sample_times_s),
+        pts_s=_pts_s(clip),
+        text=caption.text,
+        tokens=caption.output_tokens,
+        prompt_tokens=caption.prompt_tokens,
+        finish_reason=caption.finish_reason,
+        attempts=attempts,
+        served_by="local",
+        decode_s=round(clip.decode_s, 6),
+        queue_s=round(caption.queue_s, 6),
+        engine_s=round(caption.engine_s, 6),
+    )
+
+
+def _failed(clip: DecodedClip, error: ClipError, attempts: int) -> ClipOutcome:
+    plan = clip.plan
+    return ClipOutcome(
+        index=plan.index,
+        start_s=plan.start_s,
+        end_s=plan.end_s,
+        frames_planned=len(plan.sample_times_s),
+        pts_s=_pts_s(clip),
+        error=error,
+        attempts=attempts,
+        decode_s=round(clip.decode_s, 6),
+    )
+
+
+def _pts_s(clip: DecodedClip) -> tuple[float, ...]:
+    return () if clip.frames is None else tuple(round(float(pts), 6) for pts in clip.frames.pts_s)

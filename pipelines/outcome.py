@@ -1,0 +1,77 @@
+"""What became of one clip, and how that is written down."""
+
+import json
+from dataclasses import asdict, dataclass
+from typing import Any, Self
+
+from deployments.contracts import FrameBatch
+from deployments.errors import AppError
+from pipelines.video import ClipPlan
+
+
+@dataclass(frozen=True, slots=True)
+class ClipError:
+    code: str
+    message: str
+
+    @classmethod
+    def of(cls, error: AppError) -> Self:
+        return cls(code=error.code, message=error.message)
+
+
+@dataclass(frozen=True, slots=True)
+class ClipOutcome:
+    """The one final outcome of one planned clip: a caption (`text`) or an `error`, never both.
+
+    `pts_s` are the true times of the frames that were decoded, empty where none could be; `frames_planned` is how many
+    sample times the plan held. `tokens` counts the caption's own tokens. `attempts` counts calls of the model.
+    """
+
+    index: int
+    start_s: float
+    end_s: float
+    frames_planned: int
+    pts_s: tuple[float, ...] = ()
+    text: str | None = None
+    error: ClipError | None = None
+    tokens: int = 0
+    prompt_tokens: int = 0
+    finish_reason: str | None = None
+    attempts: int = 0
+    served_by: str | None = None
+    decode_s: float = 0.0
+    queue_s: float = 0.0
+    engine_s: float = 0.0
+
+    def __post_init__(self) -> None:
+        if (self.text is None) == (self.error is None):
+            raise ValueError(f"a clip has a text or an error, got text={self.text!r} and error={self.error!r}")
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the fields that say something: `text` or `error`, not both."""
+        fields = asdict(self)
+        fields["pts_s"] = list(self.pts_s)
+        del fields["error" if self.error is None else "text"]
+        return fields
+
+    def dumps(self) -> bytes:
+        return json.dumps(self.as_json(), ensure_ascii=False, separators=(",", ":")).encode()
+
+    @classmethod
+    def loads(cls, data: bytes) -> Self:
+        fields = json.loads(data)
+        if error := fields.get("error"):
+            fields["error"] = ClipError(**error)
+        fields["pts_s"] = tuple(fields["pts_s"])
+        return cls(**fields)
+
+
+@dataclass(frozen=True, slots=True)
+class DecodedClip:
+    """A planned clip of the video `video` with its frames, or with the reason why there are none."""
+
+    video: str
+    plan: ClipPlan
+    frames: FrameBatch | None
+    error: ClipError | None
+    decode_s: float

@@ -1,0 +1,166 @@
+"""What an analysis leaves for people and programs: one JSON, its clips as JSONL and Parquet, a readable timeline."""
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import obstore
+import pyarrow as pa
+import pyarrow.parquet as pq
+from obstore.store import ObjectStore
+
+from pipelines.outcome import ClipOutcome
+from pipelines.source import Source
+
+_CLIP_COLUMNS = pa.schema(
+    [
+        ("index", pa.int64()),
+        ("start_s", pa.float64()),
+        ("end_s", pa.float64()),
+        ("frames_planned", pa.int64()),
+        ("pts_s", pa.list_(pa.float64())),
+        ("text", pa.string()),
+        ("error_code", pa.string()),
+        ("error_message", pa.string()),
+        ("tokens", pa.int64()),
+        ("prompt_tokens", pa.int64()),
+        ("finish_reason", pa.string()),
+        ("attempts", pa.int64()),
+        ("served_by", pa.string()),
+        ("decode_s", pa.float64()),
+        ("queue_s", pa.float64()),
+        ("engine_s", pa.float64()),
+    ]
+)
+
+
+def status_of(outcomes: Sequence[ClipOutcome]) -> str:
+    """Return `completed`, `partial` (some clips failed) or `failed` (all did)."""
+    failed = sum(outcome.error is not None for outcome in outcomes)
+    return "completed" if not failed else "failed" if failed == len(outcomes) else "partial"
+
+
+def coverage_of(outcomes: Sequence[ClipOutcome], reused: int) -> dict[str, Any]:
+    """Return the account of what was and was not seen.
+
+    Seconds are of the video's timeline, overlap counted once; a second that any described clip holds is described.
+    `reused` counts clips whose outcome an earlier run had recorded.
+    """
+    described = [outcome for outcome in outcomes if outcome.error is None]
+    planned_s = _union_s((outcome.start_s, outcome.end_s) for outcome in outcomes)
+    described_s = _union_s((outcome.start_s, outcome.end_s) for outcome in described)
+    return {
+        "planned_s": round(planned_s, 6),
+        "described_s": round(described_s, 6),
+        "failed_s": round(planned_s - described_s, 6),
+        "clips_planned": len(outcomes),
+        "clips_described": len(described),
+        "frames_planned": sum(outcome.frames_planned for outcome in outcomes),
+        "frames_decoded": sum(len(outcome.pts_s) for outcome in outcomes),
+        "frames_described": sum(len(outcome.pts_s) for outcome in described),
+        "clips_failed_by_code": dict(sorted(Counter(o.error.code for o in outcomes if o.error is not None).items())),
+        "clips_by_server": dict(sorted(Counter(str(outcome.served_by) for outcome in described).items())),
+        "reused": reused,
+    }
+
+
+def build_result(
+    *,
+    analysis_id: str,
+    model: dict[str, Any],
+    source: Source,
+    outcomes: Sequence[ClipOutcome],
+    reused: int,
+    timings: dict[str, float],
+) -> dict[str, Any]:
+    """Return the content of result.json; `outcomes` hold one for every planned clip, in order."""
+    video = source.video
+    return {
+        "analysis_id": analysis_id,
+        "status": status_of(outcomes),
+        "model": model["name"],
+        "model_revision": model["revision"],
+        "notice": model["notice"],
+        "file": {
+            "filename": source.filename,
+            "sha256": source.sha256,
+            "bytes": source.bytes,
+            "duration_s": round(video.duration_s, 6),
+            "width": video.width,
+            "height": video.height,
+            "fps": round(video.fps, 6),
+            "rotation_deg": video.rotation_deg,
+            "codec": video.codec,
+            "has_audio": video.has_audio,
+        },
+        "clips": [outcome.as_json() for outcome in outcomes],
+        "coverage": coverage_of(outcomes, reused),
+        "timings": timings,
+    }
+
+
+async def write_result(store: ObjectStore, prefix: str, result: dict[str, Any]) -> None:
+    """Write clips.jsonl, clips.parquet, timeline.md and, last, result.json: who sees that, sees all of them."""
+    clips = result["clips"]
+    lines = "".join(json.dumps(clip, ensure_ascii=False) + "\n" for clip in clips)
+    await obstore.put_async(store, f"{prefix}clips.jsonl", lines.encode())
+    await obstore.put_async(store, f"{prefix}clips.parquet", _parquet(clips))
+    await obstore.put_async(store, f"{prefix}timeline.md", timeline_markdown(result).encode())
+    await obstore.put_async(store, f"{prefix}result.json", json.dumps(result, ensure_ascii=False, indent=1).encode())
+
+
+def timeline_markdown(result: dict[str, Any]) -> str:
+    """Return the timeline as a page to read: captions by time, what failed, and the coverage account."""
+    file, coverage = result["file"], result["coverage"]
+    lines = [
+        f"# {file['filename']}",
+        "",
+        f"{clock(file['duration_s'])} long, {file['width']}x{file['height']}, {file['fps']:.4g} frames/s, "
+        f"described by {result['model']} ({result['status']}).",
+        "",
+    ]
+    if result["notice"]:
+        lines += [f"> {result['notice']}", ""]
+    lines += ["| time | what was seen |", "|---|---|"]
+    for clip in result["clips"]:
+        said = clip["text"] if "text" in clip else f"*not described ({clip['error']['code']}): {clip['error']['message']}*"
+        lines.append(f"| {clock(clip['start_s'])} – {clock(clip['end_s'])} | {_cell(said)} |")
+    lines += [
+        "",
+        f"Described {coverage['described_s']:.1f} s of {coverage['planned_s']:.1f} s planned "
+        f"({coverage['frames_described']} of {coverage['frames_planned']} frames); "
+        f"{coverage['failed_s']:.1f} s failed; {coverage['reused']} clips reused from an earlier run.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def clock(seconds: float) -> str:
+    """Return `mm:ss`, or `h:mm:ss` from one hour on, of the whole second that `seconds` lies in."""
+    whole = int(seconds + 1e-6)
+    minutes, second = divmod(whole, 60)
+    hours, minute = divmod(minutes, 60)
+    return f"{hours}:{minute:02d}:{second:02d}" if hours else f"{minute:02d}:{second:02d}"
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.split()).replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;")
+
+
+def _parquet(clips: Iterable[dict[str, Any]]) -> bytes:
+    rows = [
+        clip | {f"error_{key}": value for key, value in clip["error"].items()} if "error" in clip else clip
+        for clip in clips
+    ]
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.Table.from_pylist(rows, schema=_CLIP_COLUMNS), sink)
+    return bytes(sink.getvalue())
+
+
+def _union_s(ranges: Iterable[tuple[float, float]]) -> float:
+    total_s, reached_s = 0.0, float("-inf")
+    for start_s, end_s in sorted(ranges):
+        total_s += max(0.0, end_s - max(start_s, reached_s))
+        reached_s = max(reached_s, end_s)
+    return total_s
