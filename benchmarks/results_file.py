@@ -44,8 +44,8 @@ def write_result(
 ) -> Path:
     """Write `<results>/<name>.json`, print its table, and return its path.
 
-    `figures` are JSON-able, best nested at most once (`{"row": {"column": number}}`), which the table shows. `model` and
-    `shape` say in words what was run on what ("none" where there is no model).
+    `figures` are JSON-able, best nested at most once (`{"row": {"column": number}}`), which the table shows. `model`
+    and `shape` say in words what was run on what ("none" where there is no model).
     """
     content = {
         "conditions": conditions(model=model, shape=shape),
