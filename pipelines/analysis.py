@@ -115,13 +115,10 @@ async def run_analyses(
 
     async def work(clip: DecodedClip) -> None:
         analysis = by_video[clip.video]
-        try:
-            options = DescribeOptions(analysis.options.prompt, analysis.options.generation)
-            outcome = await describe_clip(clip, describer, options, rng)
-            commit_s = time.perf_counter()
-            outcome = await analysis.ledger.commit(outcome)
-        finally:
-            in_flight.release()
+        options = DescribeOptions(analysis.options.prompt, analysis.options.generation)
+        outcome = await describe_clip(clip, describer, options, rng)
+        commit_s = time.perf_counter()
+        outcome = await analysis.ledger.commit(outcome)
         now_s = time.perf_counter()
         timings = analysis.timings
         timings["commit_s"] = timings.get("commit_s", 0.0) + now_s - commit_s
@@ -139,12 +136,16 @@ async def run_analyses(
     async with asyncio.TaskGroup() as group, contextlib.aclosing(decoded_clips(runs, decode_cpus=decode_cpus)) as clips:
         while True:
             await in_flight.acquire()
-            clip = await anext(clips, None)
-            if clip is None:
+            try:
+                clip = await anext(clips)
+            except BaseException as end:
                 in_flight.release()
-                break
+                if isinstance(end, StopAsyncIteration):
+                    break
+                raise
             by_video[clip.video].timings.setdefault("first_decoded_s", time.perf_counter() - begun_s)
-            group.create_task(work(clip))
+            # A callback, not the task's own `finally`: a task cancelled before it starts never runs its body.
+            group.create_task(work(clip)).add_done_callback(lambda _: in_flight.release())
     return [results[analysis.analysis_id] for analysis in analyses]
 
 

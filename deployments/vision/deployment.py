@@ -28,6 +28,7 @@ class ModelStatus:
     info: ModelInfo
     state: ModelState
     queued_clips: int
+    loads_on_first_use: bool
     error: str | None = None
 
 
@@ -55,7 +56,7 @@ class VisionModel:
         """Return the state without touching the engine; the first call starts a load at startup."""
         self._begin_startup_load()
         error = self._load_error.message if self._load_error else None
-        return ModelStatus(self._info, self._state, self._batcher.queued, error)
+        return ModelStatus(self._info, self._state, self._batcher.queued, not self._load_at_startup, error)
 
     async def describe(self, request: DescribeRequest) -> Caption:
         """Caption one clip. Raises ModelLoadFailed, EngineFailed, ClipRejected."""

@@ -1,0 +1,69 @@
+# Every verb sets up what it needs; `make help` lists them.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo serve lint format test test-chaos test-gpu demo-model eval-demo bench bench-pipeline bench-decode bench-memory lock clean
+
+help: ## list the verbs
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1|\2/' | column -t -s '|'
+
+setup: $(READY) ## make the virtual environment (done by every other verb)
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "expected Python 3.11 or newer, got $$($(PYTHON) --version 2>&1); set PYTHON=python3.11"; exit 2; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "Setting up $(VENV): several minutes the first time, then never again until pyproject.toml changes."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: $(READY) ## analyse a drawn sample video with the demo model, end to end, on this machine
+	@$(BIN)/python -m serve_app.demo
+
+serve: $(READY) ## start Ray and the HTTP app; Ctrl-C stops both
+	@$(BIN)/vidray serve
+
+lint: $(READY) ## formatting, ruff, mypy --strict, config lint
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@$(BIN)/python -m cluster.lint serve_config.yaml cluster/serve_config.gpu.yaml
+
+format: $(READY) ## rewrite the code as `make lint` wants it
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+test: $(READY) ## every test that needs no GPU
+	@$(BIN)/python -m pytest -m 'not chaos and not gpu'
+
+test-chaos: $(READY) ## the tests that break things on purpose and take minutes
+	@$(BIN)/python -m pytest -m chaos
+
+test-gpu: $(READY) ## the tests that need a CUDA device
+	@$(BIN)/python -m pytest -m gpu
+
+demo-model: $(READY) ## train the demo checkpoint anew
+	@$(BIN)/python -m deployments.vision.demo.train
+
+eval-demo: $(READY) ## measure the demo checkpoint on held-out scenes
+	@$(BIN)/python -m deployments.vision.demo.evaluate
+
+bench: bench-decode bench-pipeline bench-memory ## all benchmarks
+
+bench-pipeline: $(READY) ## efficiency of the whole chain against the bare engine
+	@$(BIN)/python -m benchmarks.pipeline
+
+bench-decode: $(READY) ## our decoder against plain PyAV and decord loops
+	@$(BIN)/python -m benchmarks.decode
+
+bench-memory: $(READY) ## peak memory of every process, 2 hours of video against 2 minutes
+	@$(BIN)/python -m benchmarks.memory
+
+lock: $(READY) ## write constraints.txt from this environment
+	@$(BIN)/python -m pip freeze --exclude-editable | sed -E 's/\+cpu$$//' | sort -f > constraints.txt
+
+clean: ## remove the environment and all output
+	@rm -rf $(VENV) out build *.egg-info
