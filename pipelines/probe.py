@@ -63,9 +63,9 @@ class OpenVideo:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.container = _open_container(path)
+        self.container = open_container(path)
         try:
-            self.stream = _picture_stream(self.container, path.name)
+            self.stream = picture_stream(self.container, path.name)
             self.time_base = self.stream.time_base or Fraction(1, 90_000)
             codec = self.stream.codec_context
             self.has_pts = _has_pts(self.container, self.stream)
@@ -83,10 +83,6 @@ class OpenVideo:
         if self.has_pts and frame.pts is not None:
             return int(frame.pts)
         return None if frame.dts is None else int(frame.dts) - self._delay_ticks
-
-    def packets(self) -> Iterator["Packet[VideoStream]"]:
-        """Yield the stream's packets from where the demuxer stands; a damaged container ends them early."""
-        return _packets(self.container, self.stream)
 
     def _first_frame(self) -> FirstFrame:
         for frame in self._frames_from_start():
@@ -107,7 +103,7 @@ class OpenVideo:
     def _frames_from_start(self) -> Iterator[VideoFrame]:
         decoder = self.stream.codec_context
         first_dts = None
-        for packet in self.packets():
+        for packet in read_packets(self.container, self.stream):
             first_dts = packet.dts if first_dts is None else first_dts
             with suppress(av.error.FFmpegError):
                 for frame in decoder.decode(packet):
@@ -173,7 +169,8 @@ def check_pixels(width: int, height: int) -> None:
         )
 
 
-def _open_container(path: Path) -> InputContainer:
+def open_container(path: Path) -> InputContainer:
+    """Open a file of a whitelisted container format. Raises SourceNotFound or UnreadableVideo."""
     try:
         status = path.stat()
     except OSError as error:
@@ -192,7 +189,7 @@ def _open_container(path: Path) -> InputContainer:
         ) from None
 
 
-def _picture_stream(container: InputContainer, name: str) -> VideoStream:
+def picture_stream(container: InputContainer, name: str) -> VideoStream:
     """Return the first default video stream, passing over cover art."""
     streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
     if not streams:
@@ -211,7 +208,8 @@ def _has_pts(container: InputContainer, stream: VideoStream) -> bool:
     return not (container.format.name == "avi" and stream.codec_context.codec.canonical_name in ("h264", "hevc"))
 
 
-def _packets(container: InputContainer, stream: VideoStream) -> Iterator["Packet[VideoStream]"]:
+def read_packets(container: InputContainer, stream: VideoStream) -> Iterator["Packet[VideoStream]"]:
+    """Yield the stream's packets from where the demuxer stands; a damaged container ends them early."""
     with suppress(av.error.FFmpegError):
         for packet in container.demux(stream):
             if packet.size:
@@ -243,15 +241,15 @@ def _claimed_tail(video: OpenVideo) -> tuple[int, int] | None:
 
 def _whole_file(path: Path) -> tuple[int, int]:
     """Return (frames, end in ticks) from every packet of the stream."""
-    with _open_container(path) as container:
-        return _count(container, _picture_stream(container, path.name))
+    with open_container(path) as container:
+        return _count(container, picture_stream(container, path.name))
 
 
 def _count(container: InputContainer, stream: VideoStream) -> tuple[int, int]:
     """Return (frames, end of the last one shown in ticks) of the packets from here to the end of the file."""
     has_pts = _has_pts(container, stream)
     frames, last, end = 0, -(2**63), -(2**63)
-    for packet in _packets(container, stream):
+    for packet in read_packets(container, stream):
         pts = packet.pts if has_pts and packet.pts is not None else packet.dts
         if pts is None or packet.is_corrupt or packet.is_discard:
             continue
