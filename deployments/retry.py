@@ -6,7 +6,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """`attempts` tries in all; the n-th wait is `first_wait_s * factor**(n-1)`, at most `longest_wait_s`, +-`jitter`."""
+    """`attempts` tries in all; the n-th wait is `first_wait_s * factor**(n-1)`, at most `longest_wait_s`.
+
+    `jitter` is the share by which a wait may be shorter or longer, so that many callers do not return at once.
+    """
 
     attempts: int = 3
     first_wait_s: float = 1.0

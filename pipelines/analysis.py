@@ -13,7 +13,7 @@ from obstore.store import ObjectStore
 from deployments.contracts import GenerationOptions, ModelInfo
 from deployments.vision.prompts import DEFAULT_PROMPT
 from pipelines.chain import DecodeRun, decoded_clips, split_runs
-from pipelines.describe import Describer, DescribeOptions, describe_clip
+from pipelines.describe import DescribeOptions, Describer, describe_clip
 from pipelines.ledger import Ledger
 from pipelines.outcome import ClipOutcome, DecodedClip
 from pipelines.plan import SamplingOptions, plan_clips
@@ -57,16 +57,25 @@ class Analysis:
 OnOutcome = Callable[[Analysis, ClipOutcome], None]
 
 
-async def open_analysis(
-    source: Source, model: ModelInfo, options: AnalysisOptions, store: ObjectStore, prefix: str = ""
-) -> Analysis:
-    """Plan the video and claim its place in the store; what an earlier run recorded there is not done again.
+def plan_analysis(source: Source, model: ModelInfo, options: AnalysisOptions) -> list[ClipPlan]:
+    """Return the clips that the options ask for. Raises InvalidOption; touches nothing."""
+    model.frame_spec.target_size(source.video.width, source.video.height)
+    return plan_clips(source.video, options.sampling, max_frames=model.max_frames)
 
-    Raises InvalidOption before anything is written, OutputConflict when the place belongs to other work.
+
+async def open_analysis(
+    source: Source,
+    model: ModelInfo,
+    options: AnalysisOptions,
+    clips: Sequence[ClipPlan],
+    store: ObjectStore,
+    prefix: str = "",
+) -> Analysis:
+    """Claim the analysis's place in the store; what an earlier run recorded there is not done again.
+
+    `clips` are those of `plan_analysis`. Raises OutputConflict when the place belongs to other work.
     """
     begun_s = time.perf_counter()
-    clips = plan_clips(source.video, options.sampling, max_frames=model.max_frames)
-    model.frame_spec.target_size(source.video.width, source.video.height)
     ledger = Ledger(store, f"{prefix}ledger/")
     analysis_id = await ledger.claim(
         {
@@ -82,10 +91,18 @@ async def open_analysis(
     )
     recorded = await ledger.outcomes()
     outcomes = {clip.index: recorded[clip.index] for clip in clips if clip.index in recorded}
-    timings = {"plan_s": time.perf_counter() - begun_s}
+    timings = {"open_s": time.perf_counter() - begun_s}
     return Analysis(
-        analysis_id, source, model, options, ledger, store, prefix, clips, outcomes, len(outcomes), timings
+        analysis_id, source, model, options, ledger, store, prefix, list(clips), outcomes, len(outcomes), timings
     )
+
+
+async def finish_analysis(analysis: Analysis) -> dict[str, Any]:
+    """Write the files of a complete analysis and return the content of its result.json."""
+    analysis.timings["total_s"] = time.perf_counter() - analysis.opened_s
+    result = _result(analysis)
+    await write_result(analysis.store, analysis.prefix, result)
+    return result
 
 
 async def run_analyses(
@@ -107,12 +124,6 @@ async def run_analyses(
     rng = random.Random()
     begun_s = time.perf_counter()
 
-    async def finish(analysis: Analysis) -> None:
-        analysis.timings["total_s"] = time.perf_counter() - analysis.opened_s
-        result = _result(analysis)
-        await write_result(analysis.store, analysis.prefix, result)
-        results[analysis.analysis_id] = result
-
     async def work(clip: DecodedClip) -> None:
         analysis = by_video[clip.video]
         options = DescribeOptions(analysis.options.prompt, analysis.options.generation)
@@ -127,11 +138,11 @@ async def run_analyses(
         analysis.outcomes[outcome.index] = outcome
         on_outcome(analysis, outcome)
         if analysis.complete:
-            await finish(analysis)
+            results[analysis.analysis_id] = await finish_analysis(analysis)
 
     for analysis in analyses:
         if analysis.complete:
-            await finish(analysis)
+            results[analysis.analysis_id] = await finish_analysis(analysis)
     runs = [run for analysis in analyses for run in _pending_runs(analysis)]
     async with asyncio.TaskGroup() as group, contextlib.aclosing(decoded_clips(runs, decode_cpus=decode_cpus)) as clips:
         while True:

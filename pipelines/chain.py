@@ -1,10 +1,11 @@
 """The Ray Data chain: planned clips in, decoded clips out, as they are ready and never far ahead of their consumer.
 
-    runs of neighbouring clips ── decode (tasks, each with a sandboxed decoder process) ── one row per clip
+runs of neighbouring clips ── decode (tasks, each with a sandboxed decoder process) ── one row per clip
 """
 
 import asyncio
 import contextlib
+import pickle
 import time
 from collections.abc import AsyncIterator, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,11 +15,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import ray.data
-from ray.data import DataContext, Dataset, ExecutionResources, TaskPoolStrategy
+from ray.data import Dataset, ExecutionResources, TaskPoolStrategy
 
 from deployments.contracts import FrameBatch
+from deployments.errors import AppError
 from pipelines.outcome import ClipError, DecodedClip
 from pipelines.sandbox import Sandbox
+from pipelines.source import Source, inspect_source
 from pipelines.video import ClipPlan, DecoderName
 
 RUN_CLIPS = 8
@@ -85,17 +88,51 @@ def decode_dataset(runs: Sequence[DecodeRun], *, decode_cpus: float) -> Dataset:
     dataset = dataset.map_batches(
         _decode_run, batch_size=1, batch_format="pyarrow", compute=TaskPoolStrategy(), num_cpus=decode_cpus
     )
-    # One byte: every row is a block, so that a clip leaves its task as soon as it is decoded.
+    _stream_rows(dataset)
+    return dataset
+
+
+async def inspected_sources(paths: Sequence[str], *, cpus: float) -> AsyncIterator[tuple[str, Source | AppError]]:
+    """Probe and hash many files in tasks; yield each with what it is or why it cannot be used, as soon as known."""
+    if not paths:
+        return
+    # one row per path, ~100 B
+    dataset = ray.data.from_items([{"path": path} for path in paths], override_num_blocks=len(paths))
+    # inspect (1:1): cpus for the decoder process and the hash; ~1 kB per row
+    dataset = dataset.map_batches(
+        _inspect, batch_size=1, batch_format="pyarrow", compute=TaskPoolStrategy(), num_cpus=cpus
+    )
+    _stream_rows(dataset)
+    async with contextlib.aclosing(_from_thread(dataset)) as rows:
+        async for row in rows:
+            # Written by _inspect on this cluster: a value of ours, whatever the video holds.
+            yield row["path"].as_py(), pickle.loads(row["source"].as_py())
+
+
+def _stream_rows(dataset: Dataset) -> None:
+    # One byte: every row is a block, so that it leaves its task as soon as it is made.
     dataset.context.target_max_block_size = 1
     dataset.context.execution_options.resource_limits = ExecutionResources.for_limits(
         object_store_memory=DECODE_AHEAD_BYTES
     )
     dataset.context.enable_progress_bars = False
     dataset.context.print_on_execution_start = False
-    return dataset
 
 
 _sandbox: Sandbox | None = None
+
+
+def _inspect(batch: pa.Table) -> pa.Table:
+    """Inspect one path (1 row) in this worker's sandbox."""
+    global _sandbox
+    _sandbox = _sandbox or Sandbox()
+    path = batch.column("path")[0].as_py()
+    source: Source | AppError
+    try:
+        source = inspect_source(path, _sandbox)
+    except AppError as error:
+        source = error
+    return pa.table({"path": [path], "source": pa.array([pickle.dumps(source)], pa.binary())})
 
 
 def _decode_run(batch: pa.Table) -> Iterator[pa.Table]:
@@ -112,7 +149,7 @@ def _decode_run(batch: pa.Table) -> Iterator[pa.Table]:
             begun_s = time.perf_counter()
 
 
-def _row(video: str, clip: ClipPlan, decoded: FrameBatch | Exception, decode_s: float) -> pa.Table:
+def _row(video: str, clip: ClipPlan, decoded: FrameBatch | AppError, decode_s: float) -> pa.Table:
     row: dict[str, Any] = {"video": video, "clip": clip.index, "decode_s": decode_s}
     if isinstance(decoded, FrameBatch):
         row |= {

@@ -57,8 +57,9 @@ def plan_clips(video: VideoInfo, options: SamplingOptions, *, max_frames: int) -
     """Return the clips that cover `[start_s, end_s)` of the video, in order, without gaps.
 
     Sample times are `start + k * sample_interval_s` inside each clip. A last piece shorter than half a sample
-    interval is not worth a clip: the clip before it is drawn out to the end instead. Raises InvalidOption when the range lies
-    outside the video, a clip would hold more than the model's `max_frames` frames, or there would be over MAX_CLIPS.
+    interval is not worth a clip: the clip before it is drawn out to the end instead. Raises InvalidOption when the
+    range lies outside the video, a clip would hold more than the model's `max_frames` frames, or there would be over
+    MAX_CLIPS.
     """
     begin, end = options.start_s, min(options.end_s or math.inf, video.duration_s)
     if begin >= video.duration_s:

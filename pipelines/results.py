@@ -124,7 +124,9 @@ def timeline_markdown(result: dict[str, Any]) -> str:
         lines += [f"> {result['notice']}", ""]
     lines += ["| time | what was seen |", "|---|---|"]
     for clip in result["clips"]:
-        said = clip["text"] if "text" in clip else f"*not described ({clip['error']['code']}): {clip['error']['message']}*"
+        said = (
+            clip["text"] if "text" in clip else f"*not described ({clip['error']['code']}): {clip['error']['message']}*"
+        )
         lines.append(f"| {clock(clip['start_s'])} – {clock(clip['end_s'])} | {_cell(said)} |")
     lines += [
         "",

@@ -65,15 +65,27 @@ class ErrorAnswer(BaseModel):
     request_id: str
 
 
-def create_app(services: Services) -> FastAPI:
-    """Return the app; its routes speak to `services` and to nothing else."""
+def create_app(services: Services, *, behind_proxy: bool = False) -> FastAPI:
+    """Return the app; its routes speak to `services` and to nothing else.
+
+    Serve's proxy puts X-Request-ID on every answer by itself, so `behind_proxy` leaves that header to it.
+    """
     app = FastAPI(
         title="Vidray",
         version=importlib.metadata.version("vidray"),
         summary="Self-hosted video understanding on Ray",
         responses={422: {"model": ErrorAnswer}, 500: {"model": ErrorAnswer}},
     )
-    app.middleware("http")(_with_request_id)
+
+    @app.middleware("http")
+    async def with_request_id(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
+        given = request.headers.get("x-request-id", "")
+        request.state.request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+        response = await call_next(request)
+        if not behind_proxy:
+            response.headers["X-Request-ID"] = request.state.request_id
+        return response
+
     app.add_exception_handler(AppError, _app_error)
     app.add_exception_handler(RequestValidationError, _invalid_request)
     app.add_exception_handler(HTTPException, _http_error)
@@ -120,14 +132,6 @@ def _model(status: ModelStatus) -> Model:
         notice=status.info.notice,
         error=status.error,
     )
-
-
-async def _with_request_id(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
-    given = request.headers.get("x-request-id", "")
-    request.state.request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
-    response = await call_next(request)
-    response.headers["X-Request-ID"] = request.state.request_id
-    return response
 
 
 async def _app_error(request: Request, error: Exception) -> JSONResponse:

@@ -23,7 +23,7 @@ class Gateway:
         self._clients = {name: VisionClient(handle) for name, handle in models.items()}
 
     def __serve_build_asgi_app__(self) -> Any:
-        return create_app(self)
+        return create_app(self, behind_proxy=True)
 
     async def model_statuses(self) -> list[ModelStatus]:
         default = self._args.default_model

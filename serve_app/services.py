@@ -7,4 +7,4 @@ from deployments.vision.deployment import ModelStatus
 
 class Services(Protocol):
     async def model_statuses(self) -> list[ModelStatus]:
-        """Return the state of every configured model, the default one first. Raises no error for a model that is down."""
+        """Return the state of every configured model, the default one first; one that is down is `loading`."""

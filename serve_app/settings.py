@@ -20,6 +20,9 @@ class AppArgs(BaseModel):
     decode_cpus: Annotated[float, Field(gt=0.0, le=64.0)] = 1.0
     """CPUs that Ray accounts to one decode task."""
 
+    in_flight_clips: Annotated[int, Field(ge=1, le=4096)] = 32
+    """Most clips of one runner between decoder and commit: at least two batches per replica keep every engine busy."""
+
     @model_validator(mode="after")
     def _consistent(self) -> "AppArgs":
         if self.default_model not in self.models:

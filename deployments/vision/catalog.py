@@ -44,7 +44,13 @@ def model_info(name: str, settings: VisionSettings) -> ModelInfo:
         notice = SIMULATED_NOTICE
     elif is_demo(settings):
         notice = DEMO_NOTICE
-    parts = (settings.engine, settings.checkpoint, settings.revision or "default", settings.dtype, settings.quantization)
+    parts = (
+        settings.engine,
+        settings.checkpoint,
+        settings.revision or "default",
+        settings.dtype,
+        settings.quantization,
+    )
     return ModelInfo(
         name=name,
         engine=settings.engine,

@@ -60,9 +60,7 @@ class TransformersEngine:
         prompt_tokens = inputs["attention_mask"].sum(dim=1).tolist()
         return [
             self._caption(tokens, prompt, request.options)
-            for tokens, prompt, request in zip(
-                output[:, prompt_length:].tolist(), prompt_tokens, requests, strict=True
-            )
+            for tokens, prompt, request in zip(output[:, prompt_length:].tolist(), prompt_tokens, requests, strict=True)
         ]
 
     def _generation_arguments(self, requests: Sequence[DescribeRequest]) -> dict[str, Any]:

@@ -1,0 +1,68 @@
+"""What the commands that analyse videos share: their options, and one line for every expected failure."""
+
+import sys
+from typing import Annotated, Any
+
+import typer
+from typer import TyperException
+
+from deployments.contracts import GenerationOptions
+from deployments.errors import AppError, FrameTooLarge, InvalidInput, InvalidOption, OutputConflict, UnreadableVideo
+from deployments.validation import parse
+from pipelines.analysis import AnalysisOptions
+from pipelines.plan import SamplingOptions
+
+DONE, FAILED, USAGE, PARTIAL, INTERRUPTED = 0, 1, 2, 3, 130
+"""Exit codes: done; it failed; the command or its input was wrong; done, but not every clip has a caption; Ctrl-C."""
+
+Prompt = Annotated[str, typer.Option(help="what to ask about each clip")]
+Per = Annotated[str, typer.Option(help="one caption per `clip` or per sampled `frame`")]
+ClipDuration = Annotated[float, typer.Option(help="seconds per clip")]
+ClipOverlap = Annotated[float, typer.Option(help="seconds that neighbouring clips share")]
+Fps = Annotated[float | None, typer.Option(help="frames to sample per second [default: 1]")]
+FramesPerClip = Annotated[int | None, typer.Option(help="frames to sample per clip, instead of --fps")]
+Start = Annotated[float, typer.Option(help="begin here, in seconds")]
+End = Annotated[float | None, typer.Option(help="end here, in seconds [default: the video's end]")]
+MaxTokens = Annotated[int, typer.Option(help="longest caption, in tokens")]
+Temperature = Annotated[float, typer.Option(help="0 writes the likeliest caption; more varies it")]
+Decoder = Annotated[str, typer.Option(help="`pyav` or `decord`")]
+
+
+def analysis_options(
+    *, prompt: str, max_tokens: int, temperature: float, decoder: str, **sampling: Any
+) -> AnalysisOptions:
+    """Return the checked options; `sampling` holds the fields of SamplingOptions. Raises InvalidOption."""
+    if decoder not in ("pyav", "decord"):
+        raise InvalidOption(f"decoder must be pyav or decord, got {decoder!r}")
+    if not prompt.strip():
+        raise InvalidOption(f"prompt must say something, got {prompt!r}")
+    generation = {"max_tokens": max_tokens, "temperature": temperature}
+    return AnalysisOptions(
+        sampling=parse(SamplingOptions, sampling, error=InvalidOption),
+        prompt=prompt,
+        generation=parse(GenerationOptions, generation, error=InvalidOption),
+        decoder="decord" if decoder == "decord" else "pyav",
+    )
+
+
+def run_command(app: typer.Typer) -> int:
+    """Run the command with the process's arguments and return its exit code."""
+    try:
+        return int(app(standalone_mode=False) or DONE)
+    except TyperException as error:
+        return _fail(error.format_message(), error.exit_code)
+    except AppError as error:
+        return _fail(error.message, USAGE if _is_usage(error) else FAILED)
+    except (KeyboardInterrupt, typer.Abort):
+        return _fail("stopped", INTERRUPTED)
+
+
+def _is_usage(error: AppError) -> bool:
+    # A file that is there but holds no readable video is a failure of the job, not of the command line.
+    about_content = isinstance(error, UnreadableVideo | FrameTooLarge)
+    return isinstance(error, InvalidInput | OutputConflict) and not about_content
+
+
+def _fail(message: str, code: int) -> int:
+    sys.stderr.write(f"error: {' '.join(message.split())}\n")
+    return code
