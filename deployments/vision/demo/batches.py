@@ -7,22 +7,30 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from PIL import Image
-from transformers import Qwen2_5_VLForConditionalGeneration
 
 from deployments.contracts import DescribeRequest, FrameBatch
 from deployments.vision.demo.prompts import sample_prompt
-from deployments.vision.demo.scenes import BACKGROUNDS, COLOURS, MOTIONS, SHAPES, SceneSpec
-from deployments.vision.demo.scenes import centre_at, render, sample_spec, truth
+from deployments.vision.demo.scenes import (
+    BACKGROUNDS,
+    COLOURS,
+    MOTIONS,
+    SHAPES,
+    SceneSpec,
+    centre_at,
+    render,
+    sample_spec,
+    truth,
+)
 from deployments.vision.demo.tokenizer import END_OF_TURN
 from deployments.vision.qwen.encode import Tokenizer, encode
-from deployments.vision.qwen.patches import CELL_PIXELS, TEMPORAL_PATCH_SIZE
+from deployments.vision.qwen.patches import CELL_PIXELS, TEMPORAL_PATCH_SIZE, patchify
 
 IGNORED = -100
 """A label that no loss is taken of."""
 SIZES = ((140, 84), (112, 84), (112, 112), (84, 140))
 _SIZE_ODDS = (0.55, 0.2, 0.15, 0.1)
-_FRAME_COUNTS = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10)
-_FRAME_ODDS = (0.1, 0.14, 0.06, 0.26, 0.04, 0.1, 0.03, 0.11, 0.03, 0.13)
+_FRAME_COUNTS = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 16)
+_FRAME_ODDS = (0.1, 0.14, 0.05, 0.25, 0.04, 0.1, 0.03, 0.1, 0.03, 0.12, 0.02, 0.02)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,15 +72,19 @@ def sample_clip(
     radius: tuple[float, float] = (0.17, 0.26),
     combinations: str = "training",
     compressed: float = 0.3,
+    shown: int | None = None,
 ) -> Clip:
     """Draw a random scene and sample `count` evenly spaced frames of (width, height) `size` over all of it.
 
-    The frames are 0.5 to 2.5 s apart. A share `compressed` of the clips is drawn larger, put through JPEG and scaled
-    down bicubically, as a decoder does with a real file.
+    The frames are 0.5 to 2.5 s apart; with `shown`, only so many consecutive ones are kept. A share `compressed` of
+    the clips is drawn larger, put through JPEG and scaled down bicubically, as a decoder does with a real file.
     """
     seconds_per_frame = float(rng.uniform(0.5, 2.5))
     spec = sample_spec(rng, duration_s=count * seconds_per_frame, radius=radius, combinations=combinations)
     times_s = (np.arange(count) + rng.uniform(0, 0.95)) * seconds_per_frame
+    if shown is not None:
+        first = int(rng.integers(count - shown + 1))
+        times_s = times_s[first : first + shown]
     if rng.random() >= compressed:
         return Clip(spec, times_s, render(spec, times_s.tolist(), *size))
     scale = float(rng.uniform(1.5, 2.5))
@@ -90,7 +102,6 @@ def sample_shape(rng: np.random.Generator) -> tuple[int, tuple[int, int]]:
 def make_batch(
     rng: np.random.Generator,
     tokenizer: Tokenizer,
-    model: Qwen2_5_VLForConditionalGeneration,
     clips: int,
     *,
     radius: tuple[float, float],
@@ -101,42 +112,47 @@ def make_batch(
     count, size = sample_shape(rng)
     clips = max(8, round(clips * 6 / (count + 2)))
     drawn = [sample_clip(rng, count, size, radius=radius, compressed=compressed) for _ in range(clips)]
-    inputs = encode(
-        tokenizer, [clip.request(sample_prompt(rng)) for clip in drawn], device=device, dtype=torch.float32
-    )
+    inputs = encode(tokenizer, [clip.request(sample_prompt(rng)) for clip in drawn], device=device, dtype=torch.float32)
     answers = [tokenizer.encode(clip.caption + END_OF_TURN, add_special_tokens=False) for clip in drawn]
-    labels, length = append_answers(inputs, answers, tokenizer.pad_token_id, model)
+    labels, length = append_answers(inputs, answers, tokenizer.pad_token_id)
     cells = torch.from_numpy(np.concatenate([cell_labels(clip) for clip in drawn])).to(device)
     return Batch(inputs, labels, length, cells)
 
 
-def append_answers(
-    inputs: dict[str, torch.Tensor], answers: list[list[int]], pad_id: int, model: Qwen2_5_VLForConditionalGeneration
-) -> tuple[torch.Tensor, int]:
-    """Append the answers to encoded prompts, in place, at the positions where `generate` would write them.
+def make_vision_batch(
+    rng: np.random.Generator, clips: int, *, radius: tuple[float, float], compressed: float = 0.3, device: torch.device
+) -> Batch:
+    """Return single frame pairs from `clips` scenes, without words, for training the vision tower alone.
 
-    The model's own forward continues the text's positions; `generate` continues after the largest one, which differs
-    for long clips with short prompts. Returns the labels and the number of columns appended.
+    It sees each pair by itself, so that many small scenes teach it more than few long ones.
+    """
+    pairs = [
+        sample_clip(rng, int(rng.integers(2, 9)), (84, 84), radius=radius, compressed=compressed, shown=2)
+        for _ in range(clips)
+    ]
+    rows, grids = zip(*(patchify(torch.from_numpy(pair.frames).to(device)) for pair in pairs), strict=True)
+    inputs = {"pixel_values_videos": torch.cat(rows), "video_grid_thw": torch.tensor(grids, device=device)}
+    cells = torch.from_numpy(np.concatenate([cell_labels(pair) for pair in pairs])).to(device)
+    return Batch(inputs, torch.empty(0, dtype=torch.int64), 0, cells)
+
+
+def append_answers(inputs: dict[str, torch.Tensor], answers: list[list[int]], pad_id: int) -> tuple[torch.Tensor, int]:
+    """Append the answers' token ids to encoded prompts, in place, padded on the right.
+
+    Returns the labels and the number of columns appended. A test holds the resulting logits to those of `generate`.
     """
     prompt = inputs["input_ids"]
     rows, length = prompt.shape[0], max(map(len, answers))
     answer = torch.full((rows, length), pad_id, dtype=torch.int64)
+    mask = torch.zeros_like(answer)
     for row, ids in enumerate(answers):
         answer[row, : len(ids)] = torch.tensor(ids)
-    answer = answer.to(prompt.device)
-    mask = torch.arange(length, device=prompt.device) < torch.tensor(
-        [[len(ids)] for ids in answers], device=prompt.device
-    )
-    grids = {name: inputs[name] for name in ("image_grid_thw", "video_grid_thw", "second_per_grid_ts") if name in inputs}
-    positions, _ = model.model.get_rope_index(
-        prompt, inputs["mm_token_type_ids"], attention_mask=inputs["attention_mask"], **grids
-    )
-    following = positions.amax(dim=(0, 2))[:, None] + 1 + torch.arange(length, device=prompt.device)
-    inputs["position_ids"] = torch.cat([positions, following.expand(3, rows, length)], dim=2)
-    inputs["input_ids"] = torch.cat([prompt, answer], dim=1)
-    inputs["attention_mask"] = torch.cat([inputs["attention_mask"], mask.long()], dim=1)
-    del inputs["mm_token_type_ids"]  # only positions are made from it, and those are given
-    labels = torch.cat([torch.full_like(prompt, IGNORED), answer.masked_fill(~mask, IGNORED)], dim=1)
+        mask[row, : len(ids)] = 1
+    answer, mask = answer.to(prompt.device), mask.to(prompt.device)
+    labels = torch.cat([torch.full_like(prompt, IGNORED), answer.masked_fill(mask == 0, IGNORED)], dim=1)
+    appended = {"input_ids": answer, "attention_mask": mask, "mm_token_type_ids": torch.zeros_like(answer)}
+    for name, columns in appended.items():
+        inputs[name] = torch.cat([inputs[name], columns], dim=1)
     return labels, length
 
 

@@ -8,7 +8,7 @@ from deployments.vision.qwen.patches import CELL_PIXELS, MERGE_SIZE, PATCH_SIZE,
 
 FRAME_SPEC = FrameSpec(multiple=CELL_PIXELS, min_pixels=7056, max_pixels=12544)
 """The frame sizes it is trained on: 16:9 gives 140x84, 4:3 gives 112x84, 1:1 gives 112x112, 9:16 gives 84x140."""
-MAX_FRAMES = 10
+MAX_FRAMES = 16
 """The most frames per clip it is trained on."""
 
 _TEXT_WIDTH, _VISION_DEPTH = 160, 3
@@ -27,6 +27,7 @@ def build_model(tokenizer: PreTrainedTokenizerFast) -> Qwen2_5_VLForConditionalG
             "num_key_value_heads": 5,
             "max_position_embeddings": 4096,
             "rope_parameters": {"rope_type": "default", "rope_theta": 10_000.0, "mrope_section": [4, 6, 6]},
+            "initializer_range": 0.04,
             "bos_token_id": None,
             "eos_token_id": end,
             "pad_token_id": padding,
@@ -42,6 +43,8 @@ def build_model(tokenizer: PreTrainedTokenizerFast) -> Qwen2_5_VLForConditionalG
             "spatial_merge_size": MERGE_SIZE,
             "temporal_patch_size": TEMPORAL_PATCH_SIZE,
             "tokens_per_second": 2,
+            # the stock 0.02 is meant for widths in the thousands
+            "initializer_range": 0.06,
             "fullatt_block_indexes": list(range(_VISION_DEPTH)),
         },
         image_token_id=tokenizer.convert_tokens_to_ids("<|image_pad|>"),

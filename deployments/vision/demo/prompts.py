@@ -22,13 +22,18 @@ PARAPHRASES = (
     "Tell me what is going on.",
     "Please describe the object, its motion and the background.",
 )
+# fmt: off
 WORDS = (
-    "a about action all and any are at be between brief can caption clip colour describe detail do each event every"
-    " explain find focus for frame from give has how i if in into is it kindly list look main me model moment motion"
-    " move name next no not now object of on one only or other our out people person please scene see seconds"
-    " sentence shape short should show simple so some tell that the then there these they thing this time to two us"
-    " use very video we what when where which who why will with word would write you your"
-).split()
+    "a", "about", "action", "all", "and", "any", "are", "at", "be", "between", "brief", "can", "caption", "clip",
+    "colour", "describe", "detail", "do", "each", "event", "every", "explain", "find", "focus", "for", "frame", "from",
+    "give", "has", "how", "if", "in", "into", "is", "it", "kindly", "list", "look", "main", "me", "model", "moment",
+    "motion", "move", "name", "next", "no", "not", "now", "object", "of", "on", "one", "only", "or", "other", "our",
+    "out", "people", "person", "please", "scene", "see", "seconds", "sentence", "shape", "short", "should", "show",
+    "simple", "so", "some", "tell", "that", "the", "then", "there", "these", "they", "thing", "this", "time", "to",
+    "two", "us", "use", "very", "video", "we", "what", "when", "where", "which", "who", "why", "will", "with", "word",
+    "would", "write", "you", "your",
+)
+# fmt: on
 
 
 def sample_prompt(rng: np.random.Generator) -> str:

@@ -129,22 +129,20 @@ def centre_at(spec: SceneSpec, thing: Thing, time_s: float) -> tuple[float, floa
 
 def render(spec: SceneSpec, times_s: Sequence[float], width: int, height: int) -> npt.NDArray[np.uint8]:
     """Draw the scene at the given moments (seconds of scene time). Returns uint8 (len(times_s), height, width, 3)."""
-    ground = _background(spec, width, height)
-    frames = np.empty((len(times_s), height, width, 3), np.uint8)
-    for index, time_s in enumerate(times_s):
-        canvas = ground.copy()
+    ground = _background(spec, width, height).astype(np.uint8)
+    frames = np.repeat(ground[None], len(times_s), axis=0)
+    for frame, time_s in zip(frames, times_s, strict=True):
         for thing in spec.things:
-            _draw(canvas, thing, centre_at(spec, thing, time_s))
+            _draw(frame, thing, centre_at(spec, thing, time_s))
         if spec.noise:
-            canvas += spec.noise * _noise(spec.seed + round(time_s * 1000), width, height)
-            np.clip(canvas, 0, 255, out=canvas)
-        frames[index] = canvas
+            noise = spec.noise * _noise(spec.seed + round(time_s * 1000), width, height)
+            frame[...] = np.clip(frame + noise, 0, 255)
     return frames
 
 
-def _draw(canvas: Floats, thing: Thing, centre: tuple[float, float]) -> None:
-    """Blend the object into `canvas` float32 (H, W, 3), anti-aliased by its distance to the outline."""
-    height, width = canvas.shape[:2]
+def _draw(frame: npt.NDArray[np.uint8], thing: Thing, centre: tuple[float, float]) -> None:
+    """Blend the object into `frame` uint8 (H, W, 3), anti-aliased by its distance to the outline."""
+    height, width = frame.shape[:2]
     radius = thing.radius * min(width, height)
     cx, cy = centre[0] * width, centre[1] * height
     reach = 1.3 * radius + 2
@@ -156,8 +154,8 @@ def _draw(canvas: Floats, thing: Thing, centre: tuple[float, float]) -> None:
     distance = _distance(thing.shape, cos * x + sin * y, cos * y - sin * x, radius)
     cover = np.clip(0.5 - distance, 0, 1)[..., None]
     colour = np.clip(np.array(COLOURS[thing.colour]) + thing.shade, 0, 255).astype(np.float32)
-    region = canvas[y0:y1, x0:x1]
-    region += cover * (colour - region)
+    region = frame[y0:y1, x0:x1]
+    region[...] = region + cover * (colour - region)
 
 
 def _distance(shape: str, x: Floats, y: Floats, radius: float) -> Floats:

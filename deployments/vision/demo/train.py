@@ -13,9 +13,11 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 from transformers import Qwen2_5_VLForConditionalGeneration
+from transformers.utils import logging
 
-from deployments.vision.demo.batches import IGNORED, Batch, make_batch
+from deployments.vision.demo.batches import IGNORED, Batch, make_batch, make_vision_batch
 from deployments.vision.demo.model import build_model
+from deployments.vision.demo.patch_init import whiten_patch_embedding
 from deployments.vision.demo.scenes import BACKGROUNDS, COLOURS, MOTIONS, SHAPES
 from deployments.vision.demo.tokenizer import build_tokenizer
 from deployments.vision.qwen.attention import batch_vision_attention
@@ -44,7 +46,9 @@ class Recipe:
     def rate(self, step: int, first: int) -> float:
         """Return the learning rate: up over the first tenth, then down along a cosine, for `first` <= step < steps."""
         share = (step - first) / max(1, self.steps - first)
-        return self.peak_rate * (share / 0.1 if share < 0.1 else 0.02 + 0.49 * (1 + math.cos(math.pi * (share - 0.1) / 0.9)))
+        return self.peak_rate * (
+            share / 0.1 if share < 0.1 else 0.02 + 0.49 * (1 + math.cos(math.pi * (share - 0.1) / 0.9))
+        )
 
 
 class Trainer:
@@ -56,32 +60,27 @@ class Trainer:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.tokenizer: Any = build_tokenizer()
         self.model: Qwen2_5_VLForConditionalGeneration = build_model(self.tokenizer).to(self.device)  # type: ignore[arg-type]
+        whiten_patch_embedding(self.model, np.random.default_rng([recipe.seed, 2**32 - 1]))
         batch_vision_attention(self.model.model.visual)
         width = self.model.config.text_config.hidden_size
         self.heads = nn.Linear(width, sum(_CLASSES)).to(self.device)
         self.parameters = [*self.model.parameters(), *self.heads.parameters()]
-        self.optimizer = torch.optim.AdamW(
-            self.parameters, lr=recipe.peak_rate, weight_decay=0.01, betas=(0.9, 0.98)
-        )
+        self.optimizer = torch.optim.AdamW(self.parameters, lr=recipe.peak_rate, weight_decay=0.01, betas=(0.9, 0.98))
         self.step, self.first_step = 0, 0
 
     def losses(self, batch: Batch) -> dict[str, torch.Tensor]:
-        """Return the named losses of one batch; "answer" is absent while the vision tower learns alone."""
+        """Return the named losses of one batch; "answer" is absent where it has no words."""
         seen: list[torch.Tensor] = []
         hook = self.model.model.visual.register_forward_hook(lambda _, __, output: seen.append(output.pooler_output))
         losses = {}
         try:
-            if self.step < self.recipe.vision_steps:
-                kind = "image" if "pixel_values" in batch.inputs else "video"
-                pixels = batch.inputs["pixel_values" if kind == "image" else "pixel_values_videos"]
-                self.model.model.visual(pixels, batch.inputs[f"{kind}_grid_thw"])
+            if not batch.answer_length:
+                self.model.model.visual(batch.inputs["pixel_values_videos"], batch.inputs["video_grid_thw"])
             else:
                 # the answers are the last columns, so only their logits are made
                 logits = self.model(**batch.inputs, logits_to_keep=batch.answer_length + 1, use_cache=False).logits
                 labels = batch.labels[:, -batch.answer_length :]
-                losses["answer"] = cross_entropy(
-                    logits[:, :-1].flatten(0, 1), labels.flatten(), ignore_index=IGNORED
-                )
+                losses["answer"] = cross_entropy(logits[:, :-1].flatten(0, 1), labels.flatten(), ignore_index=IGNORED)
         finally:
             hook.remove()
         for index, part in enumerate(self.heads(seen[0]).split(_CLASSES, dim=-1)):
@@ -94,9 +93,11 @@ class Trainer:
         """Draw the step's batch from the run's seed, learn from it and return its losses."""
         recipe = self.recipe
         rng = np.random.default_rng([recipe.seed, self.step])
-        batch = make_batch(
-            rng, self.tokenizer, self.model, recipe.clips, radius=recipe.radius(self.step), device=self.device
-        )
+        radius = recipe.radius(self.step)
+        if self.step < recipe.vision_steps:
+            batch = make_vision_batch(rng, 2 * recipe.clips, radius=radius, device=self.device)
+        else:
+            batch = make_batch(rng, self.tokenizer, recipe.clips, radius=radius, device=self.device)
         for group in self.optimizer.param_groups:
             group["lr"] = recipe.rate(self.step, self.first_step)
         losses = self.losses(batch)
@@ -152,10 +153,14 @@ def run(trainer: Trainer, out: Path, folder: Path, *, report_every: int = 25, sa
             sums.clear()
             words = " ".join(f"{name} {value:.3f}" for name, value in means.items())
             eta_min = (recipe.steps - trainer.step) * seconds_per_step / 60
-            print(f"{trainer.step}/{recipe.steps} {words} | {seconds_per_step:.2f} s/step, {eta_min:.0f} min left", flush=True)
+            print(
+                f"{trainer.step}/{recipe.steps} {words} | {seconds_per_step:.2f} s/step, {eta_min:.0f} min left",
+                flush=True,
+            )
             with curve.open("a", newline="") as file:
                 csv.writer(file).writerows(
-                    (trainer.step, name, round(value, 5), round(time.monotonic() - begun, 1)) for name, value in means.items()
+                    (trainer.step, name, round(value, 5), round(time.monotonic() - begun, 1))
+                    for name, value in means.items()
                 )
         if trainer.step % save_every == 0 or trainer.step == recipe.steps:
             trainer.save(out, folder / "state.pt")
@@ -168,12 +173,13 @@ def main() -> None:
     parser.add_argument("--steps", type=int, required=True, help="the last step; a resumed run counts on")
     parser.add_argument("--vision-steps", type=int, default=600, help="steps that train the vision tower alone")
     parser.add_argument("--clips", type=int, default=32, help="clips of four frames in a batch")
-    parser.add_argument("--rate", type=float, default=1e-3, help="peak learning rate")
+    parser.add_argument("--rate", type=float, default=7e-4, help="peak learning rate")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--state", type=Path, default=STATE_FOLDER, help="folder for what --resume needs")
     parser.add_argument("--resume", action="store_true")
     args = parser.parse_args()
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     torch.set_num_threads(args.threads)
     trainer = Trainer(Recipe(args.steps, args.vision_steps, args.clips, args.rate, args.seed))
     if args.resume:
