@@ -2,11 +2,9 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
-import av.error
 import numpy as np
 import numpy.typing as npt
 from av.packet import Packet
@@ -17,7 +15,7 @@ from av.video.stream import VideoStream
 from deployments.contracts import FrameBatch
 from deployments.errors import ClipUndecodable
 from pipelines.demux import PacketReader, Span
-from pipelines.probe import OpenVideo, check_pixels
+from pipelines.probe import OpenVideo, check_pixels, damage_ignored
 from pipelines.selection import PacketMark, Run, entry_points, latest_ticks, runs, spans, wanted_pts
 from pipelines.video import ClipPlan, DecoderName
 
@@ -89,7 +87,7 @@ class PyavDecoder:
             frames = self._by_packets(some) if self._video.has_pts else None
             for pts, frame in (self._in_order(some) if frames is None else frames).items():
                 if pts not in pictures:
-                    with suppress(av.error.FFmpegError):
+                    with damage_ignored():
                         pictures[pts] = to_picture(frame, size, first.rotation_deg, self._scaler)
         return to_batch(clip, pictures, self._video)
 
@@ -159,12 +157,12 @@ class PyavDecoder:
         self, packet: "Packet[VideoStream]", mark: PacketMark, wanted: set[int], found: dict[int, VideoFrame]
     ) -> None:
         self._begun, self._fed = mark.pts if self._begun is None else self._begun, mark.pts
-        with suppress(av.error.FFmpegError):
+        with damage_ignored():
             self._keep(self._decoder.decode(packet), wanted, found)
 
     def _drain(self, wanted: set[int], found: dict[int, VideoFrame]) -> None:
         """Get the frames out that are still inside the decoder; after that it is empty."""
-        with suppress(av.error.FFmpegError):
+        with damage_ignored():
             self._keep(self._decoder.decode(None), wanted, found)
         self._reset()
 
@@ -204,7 +202,7 @@ class PyavDecoder:
         while open_ticks:
             packet = next(packets, None)
             frames: list[VideoFrame] = []
-            with suppress(av.error.FFmpegError):
+            with damage_ignored():
                 frames = self._decoder.decode(packet)
             for frame in frames:
                 pts = self._video.time_of(frame)

@@ -3,7 +3,7 @@
 import os
 import stat
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -105,12 +105,12 @@ class OpenVideo:
         first_dts = None
         for packet in read_packets(self.container, self.stream):
             first_dts = packet.dts if first_dts is None else first_dts
-            with suppress(av.error.FFmpegError):
+            with damage_ignored():
                 for frame in decoder.decode(packet):
                     if not self.has_pts and first_dts is not None and frame.dts is not None:
                         self._delay_ticks = frame.dts - first_dts
                     yield frame
-        with suppress(av.error.FFmpegError):
+        with damage_ignored():
             yield from decoder.decode(None)
 
     def close(self) -> None:
@@ -174,7 +174,7 @@ def open_container(path: Path) -> InputContainer:
     try:
         status = path.stat()
     except OSError as error:
-        raise SourceNotFound(f"expected a video file, got {error.strerror or 'no file'}: {path.name}") from None
+        raise SourceNotFound(f"expected a video file, got {(error.strerror or 'none').lower()}: {path.name}") from None
     if not stat.S_ISREG(status.st_mode):
         raise SourceNotFound(f"expected a regular file, got something else: {path.name}")
     if status.st_size == 0:
@@ -183,9 +183,12 @@ def open_container(path: Path) -> InputContainer:
         return av.open(f"file:{path.absolute()}", metadata_errors="replace", options=OPEN_OPTIONS)
     except av.error.PermissionError:
         raise SourceNotFound(f"expected a file that may be read, got permission denied: {path.name}") from None
+    except MemoryError:
+        raise
     except (av.error.FFmpegError, ValueError):
         raise UnreadableVideo(
-            f"expected a whole mp4, mov, mkv, webm, avi, ts, mpg, flv, ogg or wmv file, got none of them: {path.name}"
+            f"expected a whole mp4, mov, mkv, webm, avi, ts, mpg, flv, ogg or wmv file, got another or a damaged one: "
+            f"{path.name}"
         ) from None
 
 
@@ -208,9 +211,20 @@ def _has_pts(container: InputContainer, stream: VideoStream) -> bool:
     return not (container.format.name == "avi" and stream.codec_context.codec.canonical_name in ("h264", "hevc"))
 
 
+@contextmanager
+def damage_ignored() -> Iterator[None]:
+    """Let libav's complaints about the data pass, but not a failed allocation, which says nothing about the data."""
+    try:
+        yield
+    except MemoryError:
+        raise
+    except av.error.FFmpegError:
+        pass
+
+
 def read_packets(container: InputContainer, stream: VideoStream) -> Iterator["Packet[VideoStream]"]:
     """Yield the stream's packets from where the demuxer stands; a damaged container ends them early."""
-    with suppress(av.error.FFmpegError):
+    with damage_ignored():
         for packet in container.demux(stream):
             if packet.size:
                 yield packet
