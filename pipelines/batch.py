@@ -9,7 +9,6 @@ import glob
 import json
 import logging
 import sys
-import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,11 +18,10 @@ import obstore
 import ray
 import typer
 from obstore.store import ObjectStore
-from ray import serve
 
 from deployments.contracts import ModelInfo
-from deployments.errors import AppError, InvalidInput, ModelLoadFailed, OutputConflict, UnknownModel
-from deployments.vision.client import APP_NAME, VisionClient, deployment_name
+from deployments.errors import AppError, InvalidInput, OutputConflict
+from deployments.vision.client import VisionClient, running_model, wait_for_model
 from deployments.vision.prompts import DEFAULT_PROMPT
 from pipelines import command_line as options
 from pipelines.analysis import Analysis, AnalysisOptions, open_analysis, plan_analysis, run_analyses
@@ -82,7 +80,7 @@ def batch(
     except (ConnectionError, RuntimeError) as error:
         raise InvalidInput(f"expected a running Ray cluster, got {error}") from error
     try:
-        name = choose_running_model(model)
+        name = running_model(model)
         job = _Job(paths, asked, store, VisionClient.connect(name), in_flight_clips, decode_cpus)
         report = asyncio.run(job.run())
     finally:
@@ -106,19 +104,6 @@ def expand_input(given: str) -> list[str]:
     return list(dict.fromkeys(str(Path(path).resolve()) for path in paths))
 
 
-def choose_running_model(name: str | None) -> str:
-    """Return the named or only model of the app that runs on this cluster. Raises UnknownModel."""
-    app = serve.status().applications.get(APP_NAME)
-    if app is None:
-        raise UnknownModel("expected the app on this cluster (`vidray serve` or `serve deploy`), got none running")
-    prefix = deployment_name("")
-    served = sorted(found.removeprefix(prefix) for found in app.deployments if found.startswith(prefix))
-    chosen = name or (served[0] if len(served) == 1 else None)
-    if chosen not in served:
-        raise UnknownModel(f"--model must be one of {', '.join(served)}, got {name or 'none'}")
-    return chosen
-
-
 @dataclass(slots=True)
 class _Job:
     paths: list[str]
@@ -130,7 +115,7 @@ class _Job:
     report: BatchReport = field(init=False)
 
     async def run(self) -> BatchReport:
-        model = await self._loaded_model()
+        model = (await wait_for_model(self.client, deadline_s=_MODEL_DEADLINE_S)).info
         in_flight = asyncio.Semaphore(self.in_flight_clips)
         packs_at_once = asyncio.Semaphore(PACKS_AT_ONCE)
         self.report = BatchReport(videos=len(self.paths))
@@ -176,17 +161,6 @@ class _Job:
         analysis = await open_analysis(source, model, self.options, clips, self.store, prefix)
         self.report.opened(analysis)
         return analysis
-
-    async def _loaded_model(self) -> ModelInfo:
-        give_up_s = time.monotonic() + _MODEL_DEADLINE_S
-        while time.monotonic() < give_up_s:
-            status = await self.client.status()
-            if status.state == "failed":
-                raise ModelLoadFailed(status.error or "the model failed to load")
-            if status.state == "ready" or status.loads_on_first_use:
-                return status.info
-            await asyncio.sleep(0.2)
-        raise ModelLoadFailed(f"the model must load within {_MODEL_DEADLINE_S:g} s, got no model")
 
 
 if __name__ == "__main__":

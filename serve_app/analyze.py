@@ -1,6 +1,7 @@
 """Analyse one video from the command line: everything that can be refused is refused before Ray starts."""
 
 import asyncio
+import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -10,7 +11,7 @@ from pipelines.sandbox import Sandbox
 from deployments.contracts import ModelInfo
 from deployments.errors import UnknownModel
 from deployments.vision.catalog import model_info
-from deployments.vision.client import VisionClient
+from deployments.vision.client import VisionClient, running_model, wait_for_model
 from pipelines.analysis import (
     Analysis,
     AnalysisOptions,
@@ -22,9 +23,11 @@ from pipelines.analysis import (
 from pipelines.ledger import open_store
 from pipelines.outcome import ClipOutcome
 from pipelines.source import inspect_source
-from serve_app.cluster_app import running_app, wait_for_model
+from serve_app.cluster_app import connected_app, local_app
 from serve_app.config import load_config
 from serve_app.settings import AppArgs
+
+_MODEL_DEADLINE_S = 1800.0
 
 
 class Watcher(Protocol):
@@ -66,24 +69,36 @@ def analyze_video(request: AnalyzeRequest, watcher: Watcher) -> dict[str, Any]:
     What an earlier, interrupted run recorded there is kept and not done again.
     """
     config, args = load_config(request.config_path)
-    model = choose_model(args, request.model)
-    watcher.stage("reading the video")
-    with Sandbox() as sandbox:
-        source = inspect_source(request.video, sandbox)
-    clips = plan_analysis(source, model, request.options)
-    store = open_store(request.out)
-    analysis = asyncio.run(open_analysis(source, model, request.options, clips, store))
-    watcher.planned(analysis)
-    if analysis.complete:
-        return asyncio.run(finish_analysis(analysis))
-    watcher.stage("starting Ray and the app" if request.address is None else f"connecting to {request.address}")
-    with running_app(config, address=request.address, http=False):
-        return asyncio.run(_run(analysis, args, VisionClient.connect(model.name), watcher))
+    with contextlib.ExitStack() as running:
+        if request.address is None:
+            model = choose_model(args, request.model)
+        else:
+            watcher.stage(f"connecting to {request.address}")
+            running.enter_context(connected_app(request.address))
+            model = asyncio.run(_running_info(request.model))
+        watcher.stage("reading the video")
+        with Sandbox() as sandbox:
+            source = inspect_source(request.video, sandbox)
+        clips = plan_analysis(source, model, request.options)
+        store = open_store(request.out)
+        analysis = asyncio.run(open_analysis(source, model, request.options, clips, store))
+        watcher.planned(analysis)
+        if analysis.complete:
+            return asyncio.run(finish_analysis(analysis))
+        if request.address is None:
+            watcher.stage("starting Ray and the app")
+            running.enter_context(local_app(config, http=False))
+        return asyncio.run(_run(analysis, args, watcher))
 
 
-async def _run(analysis: Analysis, args: AppArgs, client: VisionClient, watcher: Watcher) -> dict[str, Any]:
+async def _running_info(name: str | None) -> ModelInfo:
+    return (await VisionClient.connect(running_model(name)).status()).info
+
+
+async def _run(analysis: Analysis, args: AppArgs, watcher: Watcher) -> dict[str, Any]:
+    client = VisionClient.connect(analysis.model.name)
     watcher.stage(f"loading the model {analysis.model.name}")
-    await wait_for_model(client)
+    await wait_for_model(client, deadline_s=_MODEL_DEADLINE_S)
     watcher.stage("describing")
     results = await run_analyses(
         [analysis],

@@ -17,7 +17,7 @@ import typer
 from deployments.vision.prompts import DEFAULT_PROMPT
 from pipelines import command_line as options
 from serve_app.analyze import AnalyzeRequest, analyze_video
-from serve_app.cluster_app import running_app
+from serve_app.cluster_app import local_app
 from serve_app.config import default_config_path, load_config
 from serve_app.terminal import TerminalWatcher, print_timeline
 
@@ -91,7 +91,7 @@ def serve(config: ConfigOption = None) -> None:
     content, args = load_config(path)
     sys.stderr.write(f"starting Ray and the app of {path} (models: {', '.join(args.models)})\n")
     stop = threading.Event()
-    with running_app(content, address=None, http=True) as running:
+    with local_app(content, http=True) as running:
         signal.signal(signal.SIGTERM, lambda *_: stop.set())
         sys.stdout.write(f"API            {running.api_url}  (docs at {running.api_url}/docs)\n")
         sys.stdout.write(

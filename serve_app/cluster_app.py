@@ -1,6 +1,5 @@
 """The running app on a Ray cluster: find it, or start a local Ray and deploy it, and take down what was started."""
 
-import asyncio
 import contextlib
 import copy
 import logging
@@ -14,16 +13,15 @@ import ray
 from ray import serve
 from ray.dashboard.modules.serve.sdk import ServeSubmissionClient
 
-from deployments.errors import ModelLoadFailed, ReplicaLost
-from deployments.vision.client import APP_NAME, VisionClient
-from deployments.vision.deployment import ModelStatus
+from deployments.errors import ReplicaLost
+from deployments.vision.client import APP_NAME
 
 DEPLOY_DEADLINE_S = 300.0
 _POLL_S = 0.1
 
 
 @dataclass(frozen=True, slots=True)
-class RunningApp:
+class LocalApp:
     """Where the app answers: `api_url` is None when it was started without HTTP."""
 
     api_url: str | None
@@ -31,49 +29,42 @@ class RunningApp:
 
 
 @contextlib.contextmanager
-def running_app(config: dict[str, Any], *, address: str | None, http: bool) -> Iterator[RunningApp]:
-    """Yield the app on the cluster at `address`, or, with None, on a local Ray that lives as long as the context.
+def local_app(config: dict[str, Any], *, http: bool) -> Iterator[LocalApp]:
+    """Start a Ray on this machine, deploy the config on it, and stop both at the end.
 
-    An app that already runs at `address` is used as it is and left running. Raises ReplicaLost when the cluster cannot
-    be reached or the app does not come up within DEPLOY_DEADLINE_S.
+    Raises ReplicaLost when the app does not come up within DEPLOY_DEADLINE_S.
     """
-    # Ray prints its own news at INFO; people should see ours.
-    logging.getLogger("ray").setLevel(logging.ERROR)
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    with _connection("local", include_dashboard=True) as dashboard_url:
+        try:
+            _deploy(ServeSubmissionClient(dashboard_url), config, http=http)
+            options = config.get("http_options") or {}
+            api_url = f"http://{options.get('host', '127.0.0.1')}:{options.get('port', 8000)}" if http else None
+            yield LocalApp(api_url, dashboard_url)
+        finally:
+            serve.shutdown()
+
+
+@contextlib.contextmanager
+def connected_app(address: str) -> Iterator[None]:
+    """Connect to the Ray at `address` and leave it as it is. Raises ReplicaLost when none answers."""
+    with _connection(address):
+        yield
+
+
+@contextlib.contextmanager
+def _connection(address: str, **options: Any) -> Iterator[str]:
+    # Ray and Serve print their own news at INFO; people should see ours.
+    for name in ("ray", "ray.serve"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
-        context = ray.init(
-            address=address or "local",
-            include_dashboard=True if address is None else None,
-            logging_level=logging.ERROR,
-            log_to_driver=False,
-        )
+        context = ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False, **options)
     except (ConnectionError, RuntimeError, ValueError) as error:
-        raise ReplicaLost(f"expected a Ray cluster at {address or 'this machine'}, got {error}") from error
-    dashboard_url = f"http://{context.dashboard_url}"
+        raise ReplicaLost(f"expected a Ray cluster at {address}, got {_last_line(str(error))}") from error
     try:
-        # Ray's own client, because it knows the cluster's authentication token.
-        serve_api = ServeSubmissionClient(dashboard_url)
-        if not (address and _app_status(serve_api)):
-            _deploy(serve_api, config, http=http)
-        options = config.get("http_options") or {}
-        api_url = f"http://{options.get('host', '127.0.0.1')}:{options.get('port', 8000)}" if http else None
-        yield RunningApp(api_url, dashboard_url)
+        yield f"http://{context.dashboard_url}"
     finally:
-        if address is None:
-            serve.shutdown()
         ray.shutdown()
-
-
-async def wait_for_model(client: VisionClient) -> ModelStatus:
-    """Return the status once the model is loaded, or once it is known to load on first use. Raises ModelLoadFailed."""
-    while True:
-        status = await client.status()
-        if status.state == "failed":
-            raise ModelLoadFailed(status.error or "the model failed to load")
-        if status.state == "ready" or (status.state == "cold" and status.loads_on_first_use):
-            return status
-        await asyncio.sleep(_POLL_S)
 
 
 def _deploy(serve_api: ServeSubmissionClient, config: dict[str, Any], *, http: bool) -> None:

@@ -88,7 +88,8 @@ def print_timeline(result: dict[str, Any], out: str) -> None:
     lines += [
         "",
         f"described {coverage['described_s']:.1f} s of {coverage['planned_s']:.1f} s; "
-        f"failed {coverage['failed_s']:.1f} s; {coverage['reused']} of {coverage['clips_planned']} clips reused from an earlier run",
+        f"failed {coverage['failed_s']:.1f} s; "
+        f"{coverage['reused']} of {coverage['clips_planned']} clips reused from an earlier run",
     ]
     if result["notice"]:
         lines.append(f"note: {result['notice']}")

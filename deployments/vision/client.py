@@ -1,6 +1,7 @@
 """Call a named model's replicas: the one place where Ray's errors become ours."""
 
 import asyncio
+import time
 from typing import Any, TypeVar
 
 from ray import serve
@@ -9,17 +10,31 @@ from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, 
 from ray.serve.handle import DeploymentHandle
 
 from deployments.contracts import Caption, DescribeRequest
-from deployments.errors import AppError, Overloaded, ReplicaLost, UnknownModel
+from deployments.errors import AppError, ModelLoadFailed, Overloaded, ReplicaLost, UnknownModel
 from deployments.vision.deployment import ModelStatus
 
 Answer = TypeVar("Answer")
 
 APP_NAME = "vidray"
+_POLL_S = 0.1
 
 
 def deployment_name(model: str) -> str:
     """Return the name of the Serve deployment of the model `model`, as serve_config.yaml must spell it."""
     return f"vision-{model}"
+
+
+def running_model(name: str | None) -> str:
+    """Return the named model, or the only one, of the app on the connected cluster. Raises UnknownModel."""
+    app = serve.status().applications.get(APP_NAME)
+    if app is None:
+        raise UnknownModel("expected the app on this cluster (`vidray serve` or `serve deploy`), got none running")
+    prefix = deployment_name("")
+    served = sorted(found.removeprefix(prefix) for found in app.deployments if found.startswith(prefix))
+    chosen = name or (served[0] if len(served) == 1 else None)
+    if chosen not in served:
+        raise UnknownModel(f"expected one of the models {', '.join(served)}, got {name or 'none'}")
+    return chosen
 
 
 class VisionClient:
@@ -50,6 +65,19 @@ class VisionClient:
             raise translate(error) from error
         except (RayError, RayServeException) as error:
             raise translate(error) from None
+
+
+async def wait_for_model(client: VisionClient, *, deadline_s: float) -> ModelStatus:
+    """Return the status once the model is loaded, or at once when it loads on first use. Raises ModelLoadFailed."""
+    give_up_s = time.monotonic() + deadline_s
+    while time.monotonic() < give_up_s:
+        status = await client.status()
+        if status.state == "failed":
+            raise ModelLoadFailed(status.error or "the model failed to load")
+        if status.state == "ready" or status.loads_on_first_use:
+            return status
+        await asyncio.sleep(_POLL_S)
+    raise ModelLoadFailed(f"the model must load within {deadline_s:g} s, got no model")
 
 
 def translate(error: BaseException) -> BaseException:
