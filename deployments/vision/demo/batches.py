@@ -81,7 +81,7 @@ def sample_clip(
     """
     seconds_per_frame = float(rng.uniform(0.5, 2.5))
     spec = sample_spec(rng, duration_s=count * seconds_per_frame, radius=radius, combinations=combinations)
-    times_s = (np.arange(count) + rng.uniform(0, 0.95)) * seconds_per_frame
+    times_s = np.asarray((np.arange(count) + rng.uniform(0, 0.95)) * seconds_per_frame, np.float64)
     if shown is not None:
         first = int(rng.integers(count - shown + 1))
         times_s = times_s[first : first + shown]

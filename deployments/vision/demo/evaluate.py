@@ -3,17 +3,21 @@
 import argparse
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
+import av
 import numpy as np
 import torch
 from transformers import AutoTokenizer, Qwen2_5_VLForConditionalGeneration
 
 from benchmarks.results_file import Bar, write_result
 from deployments.vision.demo.batches import Clip, sample_clip, sample_shape
+from deployments.vision.demo.model import FRAME_SPEC
 from deployments.vision.demo.prompts import sample_prompt
+from deployments.vision.demo.sample import FRAMES_PER_S, HEIGHT, SCENE_S, SCENES, WIDTH, write_sample
 from deployments.vision.demo.scenes import BACKGROUNDS, COLOURS, MOTIONS, SHAPES
 from deployments.vision.prompts import DEFAULT_PROMPT
 from deployments.vision.qwen.encode import encode
@@ -30,9 +34,9 @@ _SEED = 20_000_003
 _BATCH = 32
 
 
-def load(checkpoint: Path) -> tuple[Qwen2_5_VLForConditionalGeneration, Any]:
+def load(checkpoint: Path) -> tuple[Any, Any]:
     """Return the checkpoint's model in evaluation mode and its tokenizer."""
-    model = Qwen2_5_VLForConditionalGeneration.from_pretrained(checkpoint, dtype=torch.float32)
+    model: Any = Qwen2_5_VLForConditionalGeneration.from_pretrained(checkpoint, dtype=torch.float32)
     return model.eval(), AutoTokenizer.from_pretrained(checkpoint)
 
 
@@ -82,21 +86,46 @@ def draw_like_file(count: int, frames: int, seed: int) -> list[Clip]:
     return [sample_clip(rng, frames, (140, 84), combinations="all", compressed=1.0) for _ in range(count)]
 
 
+def read_clips(path: Path, frames: int) -> list[Clip]:
+    """Decode `frames` evenly spaced frames of each scene of a written sample, scaled as the engine's decoder does."""
+    step_s = SCENE_S / frames
+    wanted = {
+        round((index * SCENE_S + place * step_s) * FRAMES_PER_S)
+        for index in range(len(SCENES))
+        for place in range(frames)
+    }
+    width, height = FRAME_SPEC.target_size(WIDTH, HEIGHT)
+    with av.open(str(path)) as container:
+        shown = [
+            frame.to_ndarray(format="rgb24", width=width, height=height, interpolation="BICUBIC")
+            for index, frame in enumerate(container.decode(video=0))
+            if index in wanted
+        ]
+    times_s = np.arange(frames) * step_s
+    return [
+        Clip(scene, times_s, np.stack(shown[index * frames : (index + 1) * frames]))
+        for index, scene in enumerate(SCENES)
+    ]
+
+
 def evaluate(model: Any, tokenizer: Any, clips: int) -> dict[str, dict[str, float]]:
     """Return the scores of every held-out set, `clips` scenes in each."""
-    default: Callable[[np.random.Generator], str] = lambda _: DEFAULT_PROMPT  # noqa: E731
-    rng = np.random.default_rng([_SEED, 99])
     sets = {
-        "held-out combinations": (draw(clips, 1, combinations="held_out"), default),
-        "new scenes": (draw(clips, 2), default),
-        "any prompt": (draw(clips, 3, combinations="held_out"), sample_prompt),
-        "4 frames, compressed": (draw_like_file(clips, 4, 4), default),
-        "8 frames, compressed": (draw_like_file(clips, 8, 5), default),
-        "10 frames, compressed": (draw_like_file(clips, 10, 6), default),
+        "held-out combinations": draw(clips, 1, combinations="held_out"),
+        "new scenes": draw(clips, 2),
+        "any prompt": draw(clips, 3, combinations="held_out"),
+        "4 frames, compressed": draw_like_file(clips, 4, 4),
+        "8 frames, compressed": draw_like_file(clips, 8, 5),
+        "10 frames, compressed": draw_like_file(clips, 10, 6),
     }
+    with TemporaryDirectory() as folder:
+        write_sample(Path(folder) / "sample.mp4")
+        sets |= {f"sample video, {n} frames": read_clips(Path(folder) / "sample.mp4", n) for n in (4, 8, 10)}
+    rng = np.random.default_rng([_SEED, 99])
     scores = {}
-    for name, (drawn, prompt) in sets.items():
-        scores[name] = score(drawn, describe(model, tokenizer, drawn, [prompt(rng) for _ in drawn]))
+    for name, drawn in sets.items():
+        prompts = [sample_prompt(rng) if name == "any prompt" else DEFAULT_PROMPT for _ in drawn]
+        scores[name] = score(drawn, describe(model, tokenizer, drawn, prompts))
         print(name, {key: round(value, 3) for key, value in scores[name].items()}, flush=True)
     return scores
 

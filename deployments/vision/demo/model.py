@@ -1,6 +1,8 @@
 """The demo model's architecture: Qwen2.5-VL's classes at 2.3 million parameters."""
 
-from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+from typing import Any
+
+from transformers import GenerationConfig, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
 from deployments.contracts import FrameSpec
 from deployments.vision.demo.tokenizer import END_OF_TURN, PADDING
@@ -14,7 +16,7 @@ MAX_FRAMES = 16
 _TEXT_WIDTH, _VISION_DEPTH = 160, 3
 
 
-def build_model(tokenizer: PreTrainedTokenizerFast) -> Qwen2_5_VLForConditionalGeneration:
+def build_model(tokenizer: Any) -> Qwen2_5_VLForConditionalGeneration:
     """Return the untrained model for this tokenizer's ids; its weights follow from torch's seed."""
     end, padding = (int(tokenizer.convert_tokens_to_ids(token)) for token in (END_OF_TURN, PADDING))
     config = Qwen2_5_VLConfig(
@@ -54,5 +56,7 @@ def build_model(tokenizer: PreTrainedTokenizerFast) -> Qwen2_5_VLForConditionalG
         tie_word_embeddings=True,
     )
     model = Qwen2_5_VLForConditionalGeneration(config)
-    model.generation_config = GenerationConfig(eos_token_id=end, pad_token_id=padding, do_sample=False)
+    model.generation_config = GenerationConfig(  # type: ignore[no-untyped-call]
+        eos_token_id=end, pad_token_id=padding, do_sample=False
+    )
     return model

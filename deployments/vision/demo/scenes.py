@@ -4,11 +4,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-Floats = npt.NDArray[np.float32]
+Floats = npt.NDArray[np.floating[Any]]
 
 COLOURS: dict[str, tuple[int, int, int]] = {
     "red": (214, 32, 38),
@@ -174,7 +175,8 @@ def _distance(shape: str, x: Floats, y: Floats, radius: float) -> Floats:
         along, across = reach * np.cos(angle), reach * np.sin(angle)
         # the edge runs from the point (point, 0) to the notch; its outward normal gives the distance
         edge_x, edge_y = notch * math.cos(step) - point, notch * math.sin(step)
-        return ((along - point) * edge_y - across * edge_x) / math.hypot(edge_x, edge_y)
+        distance: Floats = ((along - point) * edge_y - across * edge_x) / math.hypot(edge_x, edge_y)
+        return distance
     raise ValueError(f"shape must be one of {', '.join(SHAPES)}, got {shape}")
 
 
@@ -187,6 +189,7 @@ def _background(spec: SceneSpec, width: int, height: int) -> Floats:
     low, high = rng.uniform(75, 105), rng.uniform(155, 185)
     period = rng.uniform(0.18, 0.28)
     angle = rng.choice([0.0, math.pi / 2, math.pi / 4, -math.pi / 4])
+    level: Floats
     if spec.background in ("dark", "starry"):
         level = np.full((height, width), rng.uniform(18, 42), np.float32)
     elif spec.background == "light":

@@ -4,6 +4,7 @@ import argparse
 import csv
 import math
 import time
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,15 @@ class Trainer:
         self.parameters = [*self.model.parameters(), *self.heads.parameters()]
         self.optimizer = torch.optim.AdamW(self.parameters, lr=recipe.peak_rate, weight_decay=0.01, betas=(0.9, 0.98))
         self.step, self.first_step = 0, 0
+        self._drawer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="draw")
+        self._drawing: dict[int, Future[Batch]] = {}
+
+    def draw(self, step: int) -> Batch:
+        """Return the step's batch, which follows from the run's seed and the step alone."""
+        rng, radius = np.random.default_rng([self.recipe.seed, step]), self.recipe.radius(step)
+        if step < self.recipe.vision_steps:
+            return make_vision_batch(rng, 2 * self.recipe.clips, radius=radius, device=self.device)
+        return make_batch(rng, self.tokenizer, self.recipe.clips, radius=radius, device=self.device)
 
     def losses(self, batch: Batch) -> dict[str, torch.Tensor]:
         """Return the named losses of one batch; "answer" is absent where it has no words."""
@@ -90,14 +100,11 @@ class Trainer:
         return losses
 
     def train_step(self) -> dict[str, float]:
-        """Draw the step's batch from the run's seed, learn from it and return its losses."""
+        """Learn from the step's batch and return its losses; the next batch is drawn meanwhile."""
         recipe = self.recipe
-        rng = np.random.default_rng([recipe.seed, self.step])
-        radius = recipe.radius(self.step)
-        if self.step < recipe.vision_steps:
-            batch = make_vision_batch(rng, 2 * recipe.clips, radius=radius, device=self.device)
-        else:
-            batch = make_batch(rng, self.tokenizer, recipe.clips, radius=radius, device=self.device)
+        drawing = self._drawing.pop(self.step, None) or self._drawer.submit(self.draw, self.step)
+        self._drawing = {self.step + 1: self._drawer.submit(self.draw, self.step + 1)}
+        batch = drawing.result()
         for group in self.optimizer.param_groups:
             group["lr"] = recipe.rate(self.step, self.first_step)
         losses = self.losses(batch)

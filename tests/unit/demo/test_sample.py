@@ -23,9 +23,10 @@ def test_write_sample(tmp_path: Path) -> None:
     assert [(row["start_s"], row["end_s"]) for row in rows] == [(10.0 * n, 10.0 * n + 10) for n in range(6)]
     with av.open(str(tmp_path / "sample.mp4")) as container:
         stream = container.streams.video[0]
-        assert (stream.width, stream.height, stream.average_rate) == (640, 360, 25)
+        assert (stream.width, stream.height) == (640, 360)
+        assert stream.average_rate == 25
         assert stream.codec_context.name == "h264"
-        first = [frame for frame in container.decode(stream) if frame.pts * stream.time_base in (0, 9, 10, 59)]
+        first = [frame for frame in container.decode(stream) if frame.time in (0, 9, 10, 59)]
     before, after = (frame.to_ndarray(format="rgb24").astype(int) for frame in first[1:3])
     assert len(first) == 4
     assert np.abs(before - after).mean() > 5, "the scene changes at 10 s"

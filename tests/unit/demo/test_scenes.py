@@ -73,7 +73,8 @@ def test_held_out_combinations_are_never_trained_on_yet_their_parts_are() -> Non
     assert not any(held_out(*combination) for combination in seen)
     assert len(seen) == 144
     assert {t.colour for _ in range(200) for t in sample_spec(rng, combinations="held_out").things} == set(COLOURS)
-    assert held_out(*[(t.colour, t.shape, t.motion) for t in sample_spec(rng, combinations="held_out").things][0])
+    (thing,) = sample_spec(rng, combinations="held_out").things
+    assert held_out(thing.colour, thing.shape, thing.motion)
 
 
 def test_frame_sizes_are_those_the_engine_asks_for() -> None:

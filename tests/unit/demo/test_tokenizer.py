@@ -1,5 +1,7 @@
 """The demo tokenizer: any text comes back, captions are short, the chat template is Qwen2.5-VL's."""
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -8,7 +10,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from deployments.vision.demo.evaluate import CHECKPOINT
 from deployments.vision.demo.tokenizer import SPECIAL_TOKENS, build_tokenizer
 
-TOKENIZER = AutoTokenizer.from_pretrained(CHECKPOINT)
+TOKENIZER: Any = AutoTokenizer.from_pretrained(CHECKPOINT)
 
 
 @given(st.text())
@@ -41,7 +43,8 @@ def test_chat_template(kind: str) -> None:
         [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
     )
     assert rendered == (
-        f"<|im_start|>user\n<|vision_start|><|{kind}_pad|><|vision_end|>What happens?<|im_end|>\n<|im_start|>assistant\n"
+        f"<|im_start|>user\n<|vision_start|><|{kind}_pad|><|vision_end|>What happens?<|im_end|>\n"
+        "<|im_start|>assistant\n"
     )
 
 

@@ -1,6 +1,7 @@
 """The trainer: batched attention changes nothing, answers sit where `generate` writes them, a step learns."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from deployments.vision.qwen.attention import batch_vision_attention
 from deployments.vision.qwen.encode import encode
 
 CPU = torch.device("cpu")
-TOKENIZER = build_tokenizer()
+TOKENIZER: Any = build_tokenizer()
 
 
 @pytest.mark.parametrize("grids", [[[1, 6, 6]] * 3, [[2, 6, 10], [1, 8, 6], [3, 6, 10]]], ids=["equal", "mixed"])
@@ -36,7 +37,8 @@ def test_batched_vision_attention_equals_the_stock_one(grids: list[list[int]], w
 
 def test_answers_are_trained_at_the_positions_that_generate_uses() -> None:
     torch.manual_seed(0)
-    model = build_model(TOKENIZER).eval()
+    model: Any = build_model(TOKENIZER)
+    model.eval()
     rng = np.random.default_rng(0)
     clips = [sample_clip(rng, 10, (84, 84)) for _ in range(2)]
     requests = [clip.request(prompt) for clip, prompt in zip(clips, ("?", "What happens in it?"), strict=True)]
@@ -63,10 +65,10 @@ def test_labels_are_the_answer_only() -> None:
 def test_a_resumed_run_continues_where_it_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(train, "whiten_patch_embedding", lambda *_: None)  # seconds of work that this is not about
     recipe = Recipe(steps=3, vision_steps=2, clips=4, peak_rate=1e-3, seed=0)
-    straight, stopped, resumed = Trainer(recipe), Trainer(recipe), Trainer(recipe)
-    straight_losses = [straight.train_step() for _ in range(3)]
-    stopped.train_step()
-    stopped.save(tmp_path / "checkpoint", tmp_path / "state.pt")
+    straight, resumed = Trainer(recipe), Trainer(recipe)
+    straight_losses = [straight.train_step()]
+    straight.save(tmp_path / "checkpoint", tmp_path / "state.pt")
+    straight_losses += [straight.train_step() for _ in range(2)]
     resumed.resume(tmp_path / "state.pt")
     assert [resumed.train_step() for _ in range(2)] == straight_losses[1:]
     assert "answer" in straight_losses[-1]
