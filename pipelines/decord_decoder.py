@@ -15,24 +15,28 @@ from pipelines.probe import OpenVideo
 from pipelines.selection import latest_ticks, wanted_pts
 from pipelines.video import ClipPlan
 
+CONTAINERS = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "flv")
+CODECS = ("h264", "hevc", "vp8", "vp9")
+"""Where decord 0.6 was found to give the right frames: it has no AV1, finds no frame in MPEG-TS, and mixes up frames of
+AVI, MPEG-2 and reordered MPEG-4 (`tests/unit/media/test_decode.py`)."""
+
 
 class DecordDecoder:
     """Frames through decord, named by their rank in the packets' presentation times, which decord itself rounds.
 
-    decord has no list of allowed formats: PyAV opens the file first and refuses what is not one. Frames are scaled
-    here, because decord's own scaling fails at some widths (24, 48, 72, ...).
+    Where decord gives wrong frames the file is refused. decord has no list of allowed formats either, so PyAV opens the
+    file first. Frames are scaled here, because decord's own scaling fails at some widths (24, 48, 72, ...).
     """
 
     def __init__(self, path: Path) -> None:
         self._video = OpenVideo(path)
+        container, codec = self._video.container.format.name, self._video.stream.codec_context.codec.canonical_name
+        if container not in CONTAINERS or codec not in CODECS:
+            raise UnreadableVideo(
+                f"expected h264, hevc, vp8 or vp9 in mp4, mkv, webm or flv for decord, got {path.name}"
+            )
         self._scaler = VideoReformatter()
-        reader = PacketReader(path, self._video.first.pts)
-        try:
-            shown = (packet for packet in reader.packets() if not packet.is_discard)
-            times = {packet.pts if self._video.has_pts and packet.pts is not None else packet.dts for packet in shown}
-        finally:
-            reader.close()
-        self._pts = sorted(pts for pts in times if pts is not None)
+        self._pts = _shown_pts(path)
         try:
             self._frames = decord.VideoReader(str(path.absolute()), num_threads=1)
         except (decord.DECORDError, RuntimeError):
@@ -57,3 +61,25 @@ class DecordDecoder:
     def close(self) -> None:
         self._video.close()
         del self._frames
+
+
+def _shown_pts(path: Path) -> list[int]:
+    """Return the presentation times of all frames, ascending. Raises UnreadableVideo for open GOPs.
+
+    After a seek decord loses the pictures that follow a keyframe in the file but are shown before it, and counts wrong.
+    """
+    reader = PacketReader(path, 0)
+    try:
+        shown: set[int] = set()
+        keyframe_pts = None
+        for packet in reader.packets():
+            if packet.pts is None or packet.is_discard:
+                continue
+            if packet.is_keyframe:
+                keyframe_pts = packet.pts
+            elif keyframe_pts is not None and packet.pts < keyframe_pts and shown:
+                raise UnreadableVideo(f"expected closed groups of pictures for decord, got open ones: {path.name}")
+            shown.add(packet.pts)
+    finally:
+        reader.close()
+    return sorted(shown)
