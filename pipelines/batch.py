@@ -28,6 +28,7 @@ from pipelines.analysis import Analysis, AnalysisOptions, open_analysis, plan_an
 from pipelines.batch_report import BatchReport
 from pipelines.chain import inspected_sources
 from pipelines.ledger import open_store
+from pipelines.ray_console import quiet_ray_console
 from pipelines.source import Source
 
 PACK_CLIPS = 64
@@ -74,7 +75,7 @@ def batch(
     )
     paths = expand_input(videos)
     store = open_store(output)
-    logging.getLogger("ray").setLevel(logging.ERROR)
+    quiet_ray_console()
     try:
         ray.init(logging_level=logging.ERROR, log_to_driver=False)
     except (ConnectionError, RuntimeError) as error:

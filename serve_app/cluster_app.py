@@ -15,6 +15,7 @@ from ray.dashboard.modules.serve.sdk import ServeSubmissionClient
 
 from deployments.errors import ReplicaLost
 from deployments.vision.client import APP_NAME
+from pipelines.ray_console import quiet_ray_console
 
 DEPLOY_DEADLINE_S = 300.0
 _POLL_S = 0.1
@@ -53,9 +54,7 @@ def connected_app(address: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _connection(address: str, **options: Any) -> Iterator[str]:
-    # Ray and Serve print their own news at INFO; people should see ours.
-    for name in ("ray", "ray.serve"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+    quiet_ray_console()
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
         context = ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False, **options)

@@ -22,7 +22,7 @@ command = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False, add
 @command.command()
 def demo() -> None:
     """Run the demonstration; its files end up in out/demo."""
-    sys.stderr.write("Vidray demo: drawing a sample video, then describing it on this machine. No GPU, key or download.\n")
+    sys.stderr.write("Vidray demo: draws a sample video, then describes it on this machine; no GPU, key or download\n")
     # A demonstration that found its own old results would show nothing.
     shutil.rmtree(OUT, ignore_errors=True)
     truths = write_sample(OUT / "sample.mp4")

@@ -104,7 +104,9 @@ def test_a_hung_engine_call_makes_the_replica_unhealthy() -> None:
 
 def test_tuning_out_of_range_is_refused_in_one_line() -> None:
     model = VisionModel("sim", simulated())
-    with pytest.raises(InvalidConfig, match=r"user_config\.max_batch_clips: input should be greater than or equal to 1"):
+    with pytest.raises(
+        InvalidConfig, match=r"user_config\.max_batch_clips: input should be greater than or equal to 1"
+    ):
         model.reconfigure({"max_batch_clips": 0})
 
 

@@ -1,0 +1,120 @@
+import asyncio
+import random
+import time
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from deployments.contracts import Caption, DescribeRequest, FrameBatch, GenerationOptions
+from deployments.errors import ClipRejected, EngineFailed, Overloaded, ReplicaLost
+from deployments.retry import RetryPolicy
+from pipelines.describe import DescribeOptions, describe_clip
+from pipelines.outcome import ClipError, ClipOutcome, DecodedClip
+from pipelines.video import ClipPlan
+
+PLAN = ClipPlan(3, 30.0, 40.0, (30.0, 35.0))
+QUICK = RetryPolicy(attempts=3, first_wait_s=0.01, factor=2.0, jitter=0.0)
+
+
+def clip() -> DecodedClip:
+    frames = FrameBatch(np.zeros((2, 28, 28, 3), np.uint8), np.array([30.0, 35.0]))
+    return DecodedClip("video", PLAN, frames, None, decode_s=0.25)
+
+
+class Scripted:
+    """Raises the given errors in turn, then answers."""
+
+    def __init__(self, *errors: BaseException, answer_after_s: float = 0.0) -> None:
+        self.errors = list(errors)
+        self.calls: list[tuple[float, DescribeRequest]] = []
+        self.answer_after_s = answer_after_s
+
+    async def describe(self, request: DescribeRequest) -> Caption:
+        self.calls.append((time.monotonic(), request))
+        if self.errors:
+            raise self.errors.pop(0)
+        await asyncio.sleep(self.answer_after_s)
+        return Caption("A cat.", 12, 3, "stop", engine_s=0.5, queue_s=0.1)
+
+
+def outcome_of(describer: Scripted, **options: object) -> ClipOutcome:
+    asked = DescribeOptions(prompt="What?", generation=GenerationOptions(max_tokens=9), retry=QUICK, **options)  # type: ignore[arg-type]
+    return asyncio.run(describe_clip(clip(), describer, asked, random.Random(0)))
+
+
+def test_a_described_clip_keeps_its_place_times_and_costs() -> None:
+    describer = Scripted()
+    outcome = outcome_of(describer)
+    assert outcome == ClipOutcome(
+        index=3,
+        start_s=30.0,
+        end_s=40.0,
+        frames_planned=2,
+        pts_s=(30.0, 35.0),
+        text="A cat.",
+        tokens=3,
+        prompt_tokens=12,
+        finish_reason="stop",
+        attempts=1,
+        served_by="local",
+        decode_s=0.25,
+        queue_s=0.1,
+        engine_s=0.5,
+    )
+    assert describer.calls[0][1].prompt == "What?"
+    assert describer.calls[0][1].options.max_tokens == 9
+
+
+def test_a_retryable_error_is_tried_again_with_growing_waits() -> None:
+    describer = Scripted(EngineFailed("once"), ReplicaLost("twice"))
+    outcome = outcome_of(describer)
+    assert (outcome.text, outcome.attempts) == ("A cat.", 3)
+    first, second, third = (at_s for at_s, _ in describer.calls)
+    assert second - first >= 0.01
+    assert third - second >= 0.02
+
+
+def test_a_clip_that_fails_every_attempt_is_an_error_row() -> None:
+    describer = Scripted(*(EngineFailed(f"attempt {n}") for n in (1, 2, 3)))
+    outcome = outcome_of(describer)
+    assert outcome.error == ClipError("engine_failed", "attempt 3")
+    assert (outcome.attempts, outcome.text, outcome.pts_s) == (3, None, (30.0, 35.0))
+
+
+def test_a_final_error_is_not_tried_again() -> None:
+    describer = Scripted(ClipRejected("never"))
+    assert outcome_of(describer).error == ClipError("clip_rejected", "never")
+    assert len(describer.calls) == 1
+
+
+def test_a_full_queue_is_waited_for_and_is_no_attempt() -> None:
+    describer = Scripted(*(Overloaded("full") for _ in range(4)))
+    outcome = outcome_of(describer)
+    assert (outcome.text, outcome.attempts) == ("A cat.", 1)
+    assert len(describer.calls) == 5
+
+
+def test_a_caption_that_does_not_come_is_given_up_at_the_deadline() -> None:
+    begun_s = time.monotonic()
+    outcome = outcome_of(Scripted(answer_after_s=30.0), deadline_s=0.1)
+    assert outcome.error is not None
+    assert outcome.error.code == "engine_failed"
+    assert "within 0.1 s" in outcome.error.message
+    assert time.monotonic() - begun_s < 5.0
+
+
+def test_a_clip_without_frames_never_reaches_the_model() -> None:
+    describer = Scripted()
+    lost = DecodedClip("video", PLAN, None, ClipError("poison_clip", "killed its decoder"), decode_s=1.0)
+    asked = DescribeOptions(prompt="What?")
+    outcome = asyncio.run(describe_clip(lost, describer, asked, random.Random(0)))
+    assert outcome.error == ClipError("poison_clip", "killed its decoder")
+    assert (outcome.attempts, outcome.pts_s, outcome.frames_planned) == (0, (), 2)
+    assert describer.calls == []
+
+
+@pytest.mark.parametrize("bug", [KeyError, AttributeError])
+def test_a_bug_stops_the_analysis_instead_of_becoming_a_row(bug: Callable[[str], BaseException]) -> None:
+    with pytest.raises((KeyError, AttributeError)):
+        outcome_of(Scripted(bug("a bug")))

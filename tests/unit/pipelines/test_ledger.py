@@ -1,0 +1,76 @@
+import asyncio
+import json
+from pathlib import Path
+
+import pytest
+
+from deployments.errors import InvalidInput, OutputConflict
+from pipelines.ledger import Ledger, new_analysis_id, open_store
+from pipelines.outcome import ClipError, ClipOutcome
+
+REQUEST = {"sha256": "ab", "prompt": "What?", "sampling": {"fps": None}}
+
+
+def outcome(index: int, text: str = "A cat.") -> ClipOutcome:
+    return ClipOutcome(index=index, start_s=0.0, end_s=1.0, frames_planned=1, pts_s=(0.5,), text=text)
+
+
+def test_the_same_request_finds_its_analysis_again(tmp_path: Path) -> None:
+    async def run() -> None:
+        ledger = Ledger(open_store(str(tmp_path)), "v/")
+        first = await ledger.claim(REQUEST)
+        assert first.startswith("ana_")
+        assert await Ledger(open_store(str(tmp_path)), "v/").claim(dict(REQUEST)) == first
+        assert json.loads((tmp_path / "v/request.json").read_text())["analysis_id"] == first
+
+    asyncio.run(run())
+
+
+def test_other_work_in_the_same_place_is_refused_naming_the_difference(tmp_path: Path) -> None:
+    async def run() -> None:
+        ledger = Ledger(open_store(str(tmp_path)))
+        await ledger.claim(REQUEST)
+        with pytest.raises(OutputConflict, match='expected prompt "What\\?", got "Why\\?"'):
+            await ledger.claim(REQUEST | {"prompt": "Why?"})
+
+    asyncio.run(run())
+
+
+def test_an_outcome_is_recorded_once_and_the_first_stands(tmp_path: Path) -> None:
+    async def run() -> None:
+        ledger = Ledger(open_store(str(tmp_path)))
+        racers = await asyncio.gather(*(ledger.commit(outcome(7, f"racer {n}")) for n in range(32)))
+        assert len({racer.text for racer in racers}) == 1
+        found = await ledger.outcomes()
+        assert found == {7: racers[0]}
+
+    asyncio.run(run())
+
+
+def test_outcomes_come_back_as_they_went_in(tmp_path: Path) -> None:
+    failed = ClipOutcome(index=2, start_s=2.0, end_s=3.0, frames_planned=4, error=ClipError("poison_clip", "nö"))
+
+    async def run() -> None:
+        ledger = Ledger(open_store(str(tmp_path)), "deep/er/")
+        await ledger.commit(outcome(1))
+        await ledger.commit(failed)
+        assert await ledger.outcomes() == {1: outcome(1), 2: failed}
+        assert await Ledger(open_store(str(tmp_path)), "else/").outcomes() == {}
+
+    asyncio.run(run())
+
+
+def test_an_output_that_is_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InvalidInput, match="output must be a directory or a URL, got a file"):
+        open_store(str(tmp_path / "file"))
+    with pytest.raises(InvalidInput, match="output must be a writable directory"):
+        open_store(str(tmp_path / "file" / "below"))
+    with pytest.raises(InvalidInput, match="object store's URL, got bogus://x"):
+        open_store("bogus://x")
+
+
+def test_ids_sort_by_time() -> None:
+    ids = [new_analysis_id() for _ in range(3)]
+    assert len(set(ids)) == 3
+    assert [one[:16] for one in ids] == sorted(one[:16] for one in ids)

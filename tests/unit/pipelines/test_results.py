@@ -1,0 +1,103 @@
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from pipelines.ledger import open_store
+from pipelines.outcome import ClipError, ClipOutcome
+from pipelines.results import build_result, clock, coverage_of, status_of, timeline_markdown, write_result
+from pipelines.source import Source
+from pipelines.video import VideoInfo
+
+SOURCE = Source("/v/a.mp4", "a.mp4", "ab" * 32, 99, VideoInfo(30.0, 640, 360, 25.0, 0, "h264", True, 0.5))
+
+
+def described(index: int, start_s: float, end_s: float, text: str = "A cat.") -> ClipOutcome:
+    return ClipOutcome(
+        index, start_s, end_s, frames_planned=3, pts_s=(start_s, start_s + 1), text=text, attempts=1, served_by="local"
+    )
+
+
+def failed(index: int, start_s: float, end_s: float, code: str = "poison_clip") -> ClipOutcome:
+    return ClipOutcome(index, start_s, end_s, frames_planned=3, error=ClipError(code, "it died"))
+
+
+def result(*outcomes: ClipOutcome, reused: int = 0) -> dict[str, Any]:
+    model = {"name": "demo", "revision": "r1", "notice": "only drawn scenes"}
+    return build_result(
+        analysis_id="ana_1", model=model, source=SOURCE, outcomes=outcomes, reused=reused, timings={"total_s": 1.0}
+    )
+
+
+def test_the_status_says_whether_all_some_or_none_failed() -> None:
+    assert status_of([described(0, 0, 10)]) == "completed"
+    assert status_of([described(0, 0, 10), failed(1, 10, 20)]) == "partial"
+    assert status_of([failed(0, 0, 10)]) == "failed"
+
+
+def test_coverage_accounts_for_every_second_and_frame() -> None:
+    coverage = coverage_of([described(0, 0, 10), failed(1, 10, 20), failed(2, 20, 30, "clip_undecodable")], reused=1)
+    assert coverage == {
+        "planned_s": 30.0,
+        "described_s": 10.0,
+        "failed_s": 20.0,
+        "clips_planned": 3,
+        "clips_described": 1,
+        "frames_planned": 9,
+        "frames_decoded": 2,
+        "frames_described": 2,
+        "clips_failed_by_code": {"clip_undecodable": 1, "poison_clip": 1},
+        "clips_by_server": {"local": 1},
+        "reused": 1,
+    }
+
+
+def test_overlapping_clips_count_their_shared_seconds_once() -> None:
+    coverage = coverage_of([described(0, 0, 10), failed(1, 5, 15), described(2, 10, 20)], reused=0)
+    assert (coverage["planned_s"], coverage["described_s"], coverage["failed_s"]) == (20.0, 20.0, 0.0)
+
+
+def test_a_clip_has_a_text_or_an_error_and_says_no_more() -> None:
+    clips = result(described(0, 0, 10), failed(1, 10, 20))["clips"]
+    assert "error" not in clips[0]
+    assert "text" not in clips[1]
+    assert clips[1]["error"] == {"code": "poison_clip", "message": "it died"}
+    with pytest.raises(ValueError, match="a text or an error"):
+        ClipOutcome(0, 0.0, 1.0, 1)
+
+
+def test_the_files_agree_with_each_other(tmp_path: Path) -> None:
+    made = result(described(0, 0, 10, "Ein Ü | <b>"), failed(1, 10, 20))
+    asyncio.run(write_result(open_store(str(tmp_path)), "v/", made))
+    folder = tmp_path / "v"
+    assert json.loads((folder / "result.json").read_text()) == made
+    lines = [json.loads(line) for line in (folder / "clips.jsonl").read_text().splitlines()]
+    assert lines == made["clips"]
+    rows = pq.read_table(folder / "clips.parquet").to_pylist()
+    assert [row["text"] for row in rows] == ["Ein Ü | <b>", None]
+    assert [row["error_code"] for row in rows] == [None, "poison_clip"]
+    assert rows[0]["pts_s"] == [0.0, 1.0]
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "clips.jsonl",
+        "clips.parquet",
+        "result.json",
+        "timeline.md",
+    ]
+
+
+def test_the_timeline_reads_well_and_no_caption_breaks_its_table() -> None:
+    page = timeline_markdown(result(described(0, 0, 10, "a | b\nc <script>"), failed(1, 10, 20)))
+    assert "| 00:00 – 00:10 | a \\| b c &lt;script> |" in page
+    assert "| 00:10 – 00:20 | *not described (poison_clip): it died* |" in page
+    assert "> only drawn scenes" in page
+    assert "Described 10.0 s of 20.0 s planned (2 of 6 frames); 10.0 s failed" in page
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"), [(0, "00:00"), (59.9, "00:59"), (60, "01:00"), (3599, "59:59"), (3600, "1:00:00")]
+)
+def test_clock_times(seconds: float, shown: str) -> None:
+    assert clock(seconds) == shown
