@@ -101,7 +101,7 @@ def read_clips(path: Path, frames: int) -> list[Clip]:
             for index, frame in enumerate(container.decode(video=0))
             if index in wanted
         ]
-    times_s = np.arange(frames) * step_s
+    times_s = np.asarray(np.arange(frames) * step_s, np.float64)
     return [
         Clip(scene, times_s, np.stack(shown[index * frames : (index + 1) * frames]))
         for index, scene in enumerate(SCENES)

@@ -167,7 +167,8 @@ def _distance(shape: str, x: Floats, y: Floats, radius: float) -> Floats:
         return np.maximum(np.abs(x), np.abs(y)) - 0.88 * radius
     if shape == "triangle":
         sides = [math.cos(a) * x + math.sin(a) * y for a in (math.pi / 2, -math.pi / 6, -5 * math.pi / 6)]
-        return np.maximum.reduce(sides) - 0.64 * radius
+        inside: Floats = np.maximum.reduce(sides) - 0.64 * radius
+        return inside
     if shape == "star":
         point, notch, step = 1.25 * radius, 0.52 * radius, math.pi / 5
         angle = np.abs((np.arctan2(x, -y) + step) % (2 * step) - step)

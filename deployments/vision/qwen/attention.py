@@ -43,9 +43,7 @@ def _forward(
     return output
 
 
-def _attend(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, length: int, scaling: float
-) -> torch.Tensor:
+def _attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, length: int, scaling: float) -> torch.Tensor:
     """Attend within consecutive stretches of `length` rows; all tensors are (rows, heads, head size)."""
-    stacked = (part.unflatten(0, (-1, length)).transpose(1, 2) for part in (query, key, value))
-    return scaled_dot_product_attention(*stacked, scale=scaling).transpose(1, 2).flatten(0, 1)
+    query, key, value = (part.reshape(-1, length, *part.shape[1:]).transpose(1, 2) for part in (query, key, value))
+    return scaled_dot_product_attention(query, key, value, scale=scaling).transpose(1, 2).flatten(0, 1)
