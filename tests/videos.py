@@ -108,6 +108,13 @@ def numbered(index: int, size: tuple[int, int]) -> Picture:
     return np.repeat(grey[:, :, None], 3, axis=2).astype(np.uint8)
 
 
+def noisy(index: int, size: tuple[int, int]) -> Picture:
+    """Return a numbered picture under noise, which takes an encoder some kilobytes."""
+    noise = np.random.default_rng(index).integers(-60, 61, (size[1], size[0], 1))
+    picture: Picture = np.clip(numbered(index, size) + noise, 0, 255).astype(np.uint8)
+    return picture
+
+
 def read_index(picture: Picture) -> int:
     """Return the number that a picture of any size shows. Raises ValueError when it shows none or is turned."""
     height, width = picture.shape[:2]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from pipelines.sandbox import Sandbox
-from tests.videos import joined, numbered, plain_frames, write_video
+from tests.videos import joined, noisy, numbered, plain_frames, write_video
 
 Times = list[tuple[float, int]]
 
@@ -95,6 +95,15 @@ def _write(target: Path, options: dict[str, Any]) -> None:
         size = (64, 96) if turn % 180 else (96, 64)
         options["pictures"] = [np.rot90(numbered(index, size), k=turn // 90) for index in range(60)]
     write_video(target, **options)
+
+
+def heavy(target: Path) -> None:
+    """Write 60 frames of 96x64 under noise, in groups of ten, some 150 kB: the packets are most of the file."""
+    options = SHORT_GOP if target.name.endswith(("mp4", "mkv", "ts", "avi", "flv", "mov")) else {"g": "10"}
+    codec = "vp9" if target.suffix == ".webm" else "h264"
+    container_options = {"movflags": "faststart"} if target.suffix in (".mp4", ".mov") else {}
+    pictures = [noisy(index, (96, 64)) for index in range(60)]
+    write_video(target, codec=codec, options=options, container_options=container_options, pictures=pictures)
 
 
 def size_change(target: Path) -> Path:
