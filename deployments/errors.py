@@ -9,6 +9,7 @@
     │   ├── UnreadableVideo     no video that the decoders can read
     │   └── FrameTooLarge       frames above the pixel limit, refused before decoding
     ├── OutputConflict          the output already belongs to other work
+    ├── StorageFailed           the object store cannot be read or written now
     ├── ClipFailed              one clip has no caption; the analysis goes on
     │   ├── ClipUndecodable     none of the clip's frames can be decoded
     │   ├── PoisonClip          the clip killed its decoder at every attempt
@@ -79,6 +80,12 @@ class FrameTooLarge(InvalidInput):
 class OutputConflict(AppError):
     code = "output_conflict"
     http_status = 409
+
+
+class StorageFailed(AppError):
+    code = "storage_failed"
+    http_status = 503
+    retryable = True
 
 
 class ClipFailed(AppError):

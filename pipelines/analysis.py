@@ -11,6 +11,7 @@ from typing import Any
 from obstore.store import ObjectStore
 
 from deployments.contracts import GenerationOptions, ModelInfo
+from deployments.errors import AppError
 from deployments.vision.prompts import DEFAULT_PROMPT
 from pipelines.chain import DecodeRun, decoded_clips, split_runs
 from pipelines.describe import DescribeOptions, Describer, describe_clip
@@ -113,12 +114,30 @@ async def run_analyses(
     decode_cpus: float = 1.0,
     on_outcome: OnOutcome = lambda analysis, outcome: None,
 ) -> list[dict[str, Any]]:
-    """Bring the analyses, all of one model and one set of options, to their end; return their results in order.
+    """Bring the analyses to their end with the one model that `describer` calls; return their results in order.
 
     `in_flight` bounds the clips between decoder and commit, over everyone who shares it. Every outcome is committed
     before `on_outcome` hears of it. A result is written as soon as its last clip is committed. Cancelling stops new
-    clips at once; what was committed stands.
+    clips at once; what was committed stands. Raises StorageFailed.
     """
+    try:
+        return await _run_analyses(analyses, describer, in_flight, decode_cpus, on_outcome)
+    except* AppError as errors:
+        # One failure is enough to end the work; a caller wants it, not the group around it.
+        first: BaseException = errors
+        while isinstance(first, BaseExceptionGroup):
+            first = first.exceptions[0]
+        failure = first
+    raise failure
+
+
+async def _run_analyses(
+    analyses: Sequence[Analysis],
+    describer: Describer,
+    in_flight: asyncio.Semaphore,
+    decode_cpus: float,
+    on_outcome: OnOutcome,
+) -> list[dict[str, Any]]:
     by_video = {analysis.analysis_id: analysis for analysis in analyses}
     results: dict[str, dict[str, Any]] = {}
     rng = random.Random()

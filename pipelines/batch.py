@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
-import obstore
 import ray
 import typer
 from obstore.store import ObjectStore
@@ -27,7 +26,7 @@ from pipelines import command_line as options
 from pipelines.analysis import Analysis, AnalysisOptions, open_analysis, plan_analysis, run_analyses
 from pipelines.batch_report import BatchReport
 from pipelines.chain import inspected_sources
-from pipelines.ledger import open_store
+from pipelines.ledger import open_store, put
 from pipelines.ray_console import quiet_ray_console
 from pipelines.source import Source
 
@@ -126,7 +125,7 @@ class _Job:
                     await packs_at_once.acquire()
                     task = group.create_task(self._run_pack(pack, in_flight))
                     task.add_done_callback(lambda _: packs_at_once.release())
-        await obstore.put_async(self.store, "batch.json", json.dumps(self.report.as_json(), indent=1).encode())
+        await put(self.store, "batch.json", json.dumps(self.report.as_json(), indent=1).encode())
         return self.report
 
     async def _run_pack(self, pack: list[Analysis], in_flight: asyncio.Semaphore) -> None:

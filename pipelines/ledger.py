@@ -16,7 +16,7 @@ import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError
 from obstore.store import LocalStore, ObjectStore, from_url
 
-from deployments.errors import InvalidInput, OutputConflict
+from deployments.errors import InvalidInput, OutputConflict, StorageFailed
 from pipelines.outcome import ClipOutcome
 
 
@@ -31,6 +31,41 @@ def open_store(target: str) -> ObjectStore:
         return LocalStore(path.resolve(), mkdir=True)
     except (BaseError, OSError, ValueError) as error:
         raise InvalidInput(f"output must be a writable directory or an object store's URL, got {target}") from error
+
+
+async def create(store: ObjectStore, path: str, data: bytes) -> bool:
+    """Write a new object; return False, changing nothing, where there is one. Raises StorageFailed."""
+    try:
+        await obstore.put_async(store, path, data, mode="create")
+    except AlreadyExistsError:
+        return False
+    except (BaseError, OSError) as error:
+        raise _storage_failed("write", path, error) from error
+    return True
+
+
+async def put(store: ObjectStore, path: str, data: bytes) -> None:
+    """Write an object, all of it or nothing, over any that is there. Raises StorageFailed."""
+    try:
+        await obstore.put_async(store, path, data)
+    except (BaseError, OSError) as error:
+        raise _storage_failed("write", path, error) from error
+
+
+async def get(store: ObjectStore, path: str) -> bytes:
+    """Return an object's content. Raises StorageFailed."""
+    try:
+        return bytes(await (await obstore.get_async(store, path)).bytes_async())
+    except (BaseError, OSError) as error:
+        raise _storage_failed("read", path, error) from error
+
+
+async def paths_below(store: ObjectStore, prefix: str) -> list[str]:
+    """Return the paths of all objects below the prefix, in no order. Raises StorageFailed."""
+    try:
+        return [meta["path"] async for page in obstore.list(store, prefix) for meta in page]
+    except (BaseError, OSError) as error:
+        raise _storage_failed("list", prefix, error) from error
 
 
 def new_analysis_id() -> str:
@@ -50,48 +85,42 @@ class Ledger:
 
         Raises OutputConflict, naming the first difference, when other work is recorded here.
         """
-        record = {"analysis_id": new_analysis_id(), "request": request}
+        record: dict[str, Any] = {"analysis_id": new_analysis_id(), "request": request}
         path = f"{self._prefix}request.json"
-        try:
-            await obstore.put_async(self._store, path, _dumps(record), mode="create")
-        except AlreadyExistsError:
-            record = json.loads(await self._get(path))
-            recorded = record["request"]
-            if recorded != request:
-                name = next(key for key in request if recorded.get(key) != request[key])
-                raise OutputConflict(
-                    f"the output belongs to another analysis: expected {name} {_brief(recorded.get(name))}, "
-                    f"got {_brief(request[name])}"
-                ) from None
+        if not await create(self._store, path, json.dumps(record, ensure_ascii=False, indent=1).encode()):
+            record = json.loads(await get(self._store, path))
+            if record["request"] != request:
+                raise _conflict(record["request"], request)
         return str(record["analysis_id"])
 
     async def commit(self, outcome: ClipOutcome) -> ClipOutcome:
         """Record the outcome unless the clip has one; return the one that stands."""
         path = f"{self._prefix}clips/{outcome.index:06d}.json"
-        try:
-            await obstore.put_async(self._store, path, outcome.dumps(), mode="create")
+        if await create(self._store, path, outcome.dumps()):
             return outcome
-        except AlreadyExistsError:
-            return ClipOutcome.loads(await self._get(path))
+        return ClipOutcome.loads(await get(self._store, path))
 
     async def outcomes(self) -> dict[int, ClipOutcome]:
         """Return all recorded outcomes by clip index."""
-        found: dict[int, ClipOutcome] = {}
-        async for page in obstore.list(self._store, f"{self._prefix}clips"):
-            for meta in page:
-                outcome = ClipOutcome.loads(await self._get(meta["path"]))
-                found[outcome.index] = outcome
-        return found
-
-    async def _get(self, path: str) -> bytes:
-        result = await obstore.get_async(self._store, path)
-        return bytes(await result.bytes_async())
+        paths = await paths_below(self._store, f"{self._prefix}clips")
+        found = [ClipOutcome.loads(await get(self._store, path)) for path in paths]
+        return {outcome.index: outcome for outcome in found}
 
 
-def _dumps(value: Any) -> bytes:
-    return json.dumps(value, ensure_ascii=False, indent=1).encode()
+def _conflict(recorded: dict[str, Any], asked: dict[str, Any]) -> OutputConflict:
+    name = next(key for key in {**asked, **recorded} if recorded.get(key) != asked.get(key))
+    return OutputConflict(
+        f"the output belongs to another analysis: expected {name} {_brief(recorded.get(name))}, "
+        f"got {_brief(asked.get(name))}"
+    )
 
 
 def _brief(value: Any) -> str:
     text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _storage_failed(verb: str, path: str, error: Exception) -> StorageFailed:
+    # obstore's messages hold its debug source over many lines; the first says what happened.
+    reason = str(error).strip().split("\n", 1)[0]
+    return StorageFailed(f"cannot {verb} {path}: {reason}")

@@ -5,11 +5,11 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-import obstore
 import pyarrow as pa
 import pyarrow.parquet as pq
 from obstore.store import ObjectStore
 
+from pipelines.ledger import put
 from pipelines.outcome import ClipOutcome
 from pipelines.source import Source
 
@@ -104,10 +104,10 @@ async def write_result(store: ObjectStore, prefix: str, result: dict[str, Any]) 
     """Write clips.jsonl, clips.parquet, timeline.md and, last, result.json: who sees that, sees all of them."""
     clips = result["clips"]
     lines = "".join(json.dumps(clip, ensure_ascii=False) + "\n" for clip in clips)
-    await obstore.put_async(store, f"{prefix}clips.jsonl", lines.encode())
-    await obstore.put_async(store, f"{prefix}clips.parquet", _parquet(clips))
-    await obstore.put_async(store, f"{prefix}timeline.md", timeline_markdown(result).encode())
-    await obstore.put_async(store, f"{prefix}result.json", json.dumps(result, ensure_ascii=False, indent=1).encode())
+    await put(store, f"{prefix}clips.jsonl", lines.encode())
+    await put(store, f"{prefix}clips.parquet", _parquet(clips))
+    await put(store, f"{prefix}timeline.md", timeline_markdown(result).encode())
+    await put(store, f"{prefix}result.json", json.dumps(result, ensure_ascii=False, indent=1).encode())
 
 
 def timeline_markdown(result: dict[str, Any]) -> str:

@@ -37,7 +37,7 @@ def local_app(config: dict[str, Any], *, http: bool) -> Iterator[LocalApp]:
     """
     with _connection("local", include_dashboard=True) as dashboard_url:
         try:
-            _deploy(ServeSubmissionClient(dashboard_url), config, http=http)
+            deploy(ServeSubmissionClient(dashboard_url), config, http=http)
             options = config.get("http_options") or {}
             api_url = f"http://{options.get('host', '127.0.0.1')}:{options.get('port', 8000)}" if http else None
             yield LocalApp(api_url, dashboard_url)
@@ -66,7 +66,7 @@ def _connection(address: str, **options: Any) -> Iterator[str]:
         ray.shutdown()
 
 
-def _deploy(serve_api: ServeSubmissionClient, config: dict[str, Any], *, http: bool) -> None:
+def deploy(serve_api: ServeSubmissionClient, config: dict[str, Any], *, http: bool) -> None:
     """Hand the config to Serve's REST API, as `serve deploy` does, and wait until the app runs."""
     config = copy.deepcopy(config)
     if not http:

@@ -23,8 +23,9 @@ class _Trained:
 
 
 _DEMO = _Trained(FrameSpec(_CELL_PIXELS, min_pixels=84 * 84, max_pixels=112 * 112), max_frames=16)
-# The bounds per video frame of Qwen's reference preprocessing (128 and 768 tokens) and its 768-frame limit.
-_QWEN = _Trained(FrameSpec(_CELL_PIXELS, min_pixels=128 * 28**2, max_pixels=768 * 28**2), max_frames=768)
+# The least frame area of Qwen's reference preprocessing (128 tokens) and the area its model card uses for video
+# (360x420). 16 such frames are 7 MB, which keeps a row of the decode stage under 10 MB.
+_QWEN = _Trained(FrameSpec(_CELL_PIXELS, min_pixels=128 * 28**2, max_pixels=360 * 420), max_frames=64)
 
 
 def is_demo(settings: VisionSettings) -> bool:
@@ -33,7 +34,7 @@ def is_demo(settings: VisionSettings) -> bool:
 
 def model_info(name: str, settings: VisionSettings) -> ModelInfo:
     """Describe the model `name` without loading it; settings win over what the checkpoint was trained for."""
-    trained = _DEMO if settings.checkpoint == "demo" else _QWEN
+    trained = _DEMO if is_demo(settings) else _QWEN
     spec = FrameSpec(
         multiple=trained.spec.multiple,
         min_pixels=settings.min_pixels or min(trained.spec.min_pixels, settings.max_pixels or trained.spec.min_pixels),

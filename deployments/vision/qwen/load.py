@@ -4,13 +4,18 @@ import importlib.util
 from pathlib import Path
 from typing import Any
 
+import bitsandbytes
 import torch
 from transformers import AutoTokenizer, BitsAndBytesConfig, Qwen2_5_VLForConditionalGeneration
+from transformers.utils import logging as transformers_logging
 
 from deployments.errors import ModelLoadFailed
 from deployments.settings import VisionSettings
 from deployments.vision.catalog import DEMO_DIR, is_demo
+from deployments.vision.qwen.attention import batch_vision_attention
 
+_NF4_BLOCK_WEIGHTS = 64
+"""Weights that share a scale: bitsandbytes' default."""
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
@@ -65,6 +70,8 @@ def load_checkpoint(settings: VisionSettings) -> tuple[Qwen2_5_VLForConditionalG
     source = str(DEMO_DIR) if is_demo(settings) else settings.checkpoint
     local = Path(source).is_dir()
     revision = {} if local or settings.revision is None else {"revision": settings.revision}
+    # Its bar is made for a terminal; a replica's log is none.
+    transformers_logging.disable_progress_bar()
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False, **revision)
         model = Qwen2_5_VLForConditionalGeneration.from_pretrained(
@@ -84,4 +91,18 @@ def load_checkpoint(settings: VisionSettings) -> tuple[Qwen2_5_VLForConditionalG
             f"{type(error).__name__}"
         ) from error
     model.eval()
+    if attention == "sdpa":
+        batch_vision_attention(model.model.visual)
+    if settings.quantization == "nf4" and device.type == "cpu":
+        _keep_nf4_unpacked_where_it_must_be(model)
     return model, tokenizer, dtype
+
+
+def _keep_nf4_unpacked_where_it_must_be(model: torch.nn.Module) -> None:
+    """Keep bitsandbytes 0.50 from repacking, on CPUs with AVX512-BF16, weights whose rows are no whole blocks.
+
+    Its packed format takes the scales apart by row; a row of 160 inputs is two and a half blocks of 64, and raises.
+    """
+    for module in model.modules():
+        if isinstance(module, bitsandbytes.nn.Linear4bit) and module.in_features % _NF4_BLOCK_WEIGHTS:
+            module.support_avx512bf16_for_cpu = False

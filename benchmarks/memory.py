@@ -1,0 +1,126 @@
+"""Is memory flat in video length? Peak resident memory of every process, 2 hours of video against 2 minutes.
+
+Each film is analysed by a fresh app on a fresh Ray, so that a peak belongs to one film. `make bench-memory`.
+"""
+
+import asyncio
+import tempfile
+import threading
+from collections import defaultdict
+from pathlib import Path
+
+import psutil
+
+from benchmarks.films import write_film
+from benchmarks.pipeline import FRAMES_PER_CLIP, MODEL, OPTIONS, app_config
+from benchmarks.results_file import Bar, write_result
+from deployments.settings import SimulatedSettings, VisionSettings
+from deployments.vision.catalog import model_info
+from deployments.vision.client import VisionClient, wait_for_model
+from pipelines.analysis import open_analysis, plan_analysis, run_analyses
+from pipelines.ledger import open_store
+from pipelines.sandbox import Sandbox
+from pipelines.source import inspect_source
+from serve_app.cluster_app import local_app
+
+SHORT_S, LONG_S = 120.0, 7200.0
+SETTINGS = VisionSettings(
+    engine="simulated",
+    # As fast as two cores decode: the decoder, not the engine, should set the pace here.
+    simulated=SimulatedSettings(frame_s=0.001),
+    max_frames=FRAMES_PER_CLIP,
+)
+
+
+class PeakMemory(threading.Thread):
+    """Follows this process and all its descendants; keeps the highest resident size of each role, in MiB."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.peaks_mib: dict[str, float] = defaultdict(float)
+        self._ended = threading.Event()
+
+    def run(self) -> None:
+        while not self._ended.wait(0.2):
+            self._look()
+
+    def stop(self) -> dict[str, float]:
+        self._look()
+        self._ended.set()
+        self.join()
+        return dict(self.peaks_mib)
+
+    def _look(self) -> None:
+        me = psutil.Process()
+        for process in [me, *me.children(recursive=True)]:
+            try:
+                role = "driver" if process == me else _role(process)
+                # The kernel's own high-water mark: no peak between two looks is missed.
+                status = Path(f"/proc/{process.pid}/status").read_text()
+            except (psutil.Error, OSError):
+                continue
+            marks = [line.split() for line in status.splitlines() if line.startswith("VmHWM:")]
+            if role and marks:
+                self.peaks_mib[role] = max(self.peaks_mib[role], int(marks[0][1]) / 1024)
+
+
+def _role(process: psutil.Process) -> str | None:
+    line = " ".join(process.cmdline())
+    if "sandbox_child" in line:
+        return "decoder process"
+    if "ray::" in line:
+        name = line.split("ray::")[1].split()[0]
+        if name.startswith("ServeReplica"):
+            return "replica " + name.split(":")[2]
+        return "decode worker" if name.startswith(("MapBatches", "IDLE")) else f"ray {name.split('.')[0]}"
+    for program in ("raylet", "gcs_server", "dashboard.py", "dashboard/agent.py", "runtime_env"):
+        if program in line:
+            return f"ray {program.removesuffix('.py')}"
+    return None
+
+
+async def analyse(film: Path) -> int:
+    """Run one analysis as a runner does; return its number of clips."""
+    client = VisionClient.connect(MODEL)
+    model = model_info(MODEL, SETTINGS)
+    await wait_for_model(client, deadline_s=60)
+    with tempfile.TemporaryDirectory() as out, Sandbox() as sandbox:
+        source = inspect_source(str(film), sandbox)
+        clips = plan_analysis(source, model, OPTIONS)
+        analysis = await open_analysis(source, model, OPTIONS, clips, open_store(out))
+        [result] = await run_analyses([analysis], client, in_flight=asyncio.Semaphore(8))
+    if result["status"] != "completed":
+        raise RuntimeError(f"expected a completed analysis, got {result['coverage']}")
+    return len(clips)
+
+
+def peaks_mib(film: Path) -> dict[str, float]:
+    """Return the peak of each role while the film is analysed."""
+    with local_app(app_config(SETTINGS), http=False):
+        memory = PeakMemory()
+        memory.start()
+        asyncio.run(analyse(film))
+        return memory.stop()
+
+
+def main() -> None:
+    """Measure both films, print the table, write benchmarks/results/memory.json."""
+    # The long film second: this process's own high-water mark can only grow.
+    short = peaks_mib(write_film("720p-2min", width=1280, height=720, duration_s=SHORT_S))
+    long = peaks_mib(write_film("720p-2h", width=1280, height=720, duration_s=LONG_S))
+    roles = sorted(set(short) & set(long))
+    figures = {
+        role: {"2_min_mib": short[role], "2_h_mib": long[role], "ratio": long[role] / short[role]} for role in roles
+    }
+    only_once = sorted(set(short) ^ set(long))
+    write_result(
+        "memory",
+        figures | ({"seen in one run only": ", ".join(only_once)} if only_once else {}),
+        {f"peak of {role}, 2 h over 2 min": Bar(figures[role]["ratio"], 1.10, "x", "lower") for role in roles},
+        model="simulated engine",
+        shape=f"H.264 1280x720, {SHORT_S:g} s and {LONG_S:g} s, clips of 10 s with {FRAMES_PER_CLIP} frames",
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,153 @@
+"""Whole analyses on the deployed app: real files, decoders and Ray Data, a simulated engine that fails on demand."""
+
+import asyncio
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from deployments.settings import VisionSettings
+from deployments.vision.catalog import model_info
+from deployments.vision.client import VisionClient, wait_for_model
+from pipelines.analysis import Analysis, AnalysisOptions, open_analysis, plan_analysis, run_analyses
+from pipelines.ledger import open_store
+from pipelines.outcome import ClipOutcome
+from pipelines.plan import SamplingOptions
+from pipelines.sandbox import Sandbox
+from pipelines.source import inspect_source
+from tests.serve.conftest import Cluster, simulated_config
+
+MODEL = model_info("sim", VisionSettings.model_validate(simulated_config()["applications"][0]["args"]["models"]["sim"]))
+OnOutcome = Callable[[Analysis, ClipOutcome], None]
+
+
+def analyse(
+    video: Path, out: Path, *, on_outcome: OnOutcome | None = None, in_flight: int = 8, **sampling: Any
+) -> dict[str, Any]:
+    options = AnalysisOptions(sampling=SamplingOptions.model_validate({"clip_duration_s": 5.0} | sampling))
+
+    async def run() -> dict[str, Any]:
+        client = VisionClient.connect("sim")
+        await wait_for_model(client, deadline_s=60)
+        with Sandbox() as sandbox:
+            source = inspect_source(str(video), sandbox)
+        store = open_store(str(out))
+        analysis = await open_analysis(source, MODEL, options, plan_analysis(source, MODEL, options), store)
+        hear = on_outcome or (lambda analysis, outcome: None)
+        [result] = await run_analyses([analysis], client, in_flight=asyncio.Semaphore(in_flight), on_outcome=hear)
+        return result
+
+    return asyncio.run(run())
+
+
+def test_every_clip_is_described_with_its_own_frames(cluster: Cluster, sample: Path, tmp_path: Path) -> None:
+    cluster.deploy(simulated_config())
+    committed_first: list[bool] = []
+
+    def on_outcome(analysis: Analysis, outcome: ClipOutcome) -> None:
+        committed_first.append((tmp_path / f"ledger/clips/{outcome.index:06d}.json").exists())
+
+    result = analyse(sample, tmp_path, on_outcome=on_outcome)
+    assert result["status"] == "completed"
+    assert [clip["index"] for clip in result["clips"]] == list(range(12))
+    for clip in result["clips"]:
+        # The simulated caption names the first and last frame's time and the brightness of the pixels that arrived.
+        assert f"of 5 frames of 504x280 from {clip['start_s']:.3f} s to {clip['end_s'] - 1:.3f} s" in clip["text"]
+        assert clip["pts_s"] == [clip["start_s"] + n for n in range(5)]
+        assert (clip["attempts"], clip["served_by"]) == (1, "local")
+    brightness = [clip["text"].rsplit(" ", 1)[1] for clip in result["clips"]]
+    assert len(set(brightness[::2])) == 6  # six scenes, each on its own background
+    assert committed_first == [True] * 12
+    assert result["coverage"]["described_s"] == 60.0
+    assert result["coverage"]["frames_described"] == 60
+    assert json.loads((tmp_path / "result.json").read_text()) == result
+    assert {"total_s", "first_caption_s", "decode_s", "queue_s", "engine_s", "commit_s"} <= set(result["timings"])
+
+
+def test_failures_are_rows_and_the_rest_completes(cluster: Cluster, sample: Path, tmp_path: Path) -> None:
+    cluster.restart_app(
+        simulated_config(
+            failures=[
+                {"start_s": 5, "end_s": 10, "kind": "final"},
+                {"start_s": 20, "end_s": 25, "kind": "error", "times": 1},
+                {"start_s": 30, "end_s": 35, "kind": "error"},
+            ]
+        )
+    )
+    result = analyse(sample, tmp_path)
+    assert result["status"] == "partial"
+    clips = result["clips"]
+    assert clips[1]["error"]["code"] == "clip_rejected"
+    assert clips[6]["error"] == {"code": "engine_failed", "message": "simulated failure of the clip at 30.000 s"}
+    assert clips[6]["attempts"] == 3
+    assert "text" in clips[4]
+    assert [clip["index"] for clip in clips if "error" in clip] == [1, 6]
+    assert result["coverage"]["clips_failed_by_code"] == {"clip_rejected": 1, "engine_failed": 1}
+    assert (result["coverage"]["described_s"], result["coverage"]["failed_s"]) == (50.0, 10.0)
+
+
+def test_a_clip_that_kills_every_replica_is_given_up_and_the_rest_completes(
+    cluster: Cluster, sample: Path, tmp_path: Path
+) -> None:
+    cluster.restart_app(simulated_config(failures=[{"start_s": 25, "end_s": 30, "kind": "crash"}]))
+    result = analyse(sample, tmp_path, in_flight=1)
+    assert result["status"] == "partial"
+    assert [(clip["index"], clip["error"]["code"]) for clip in result["clips"] if "error" in clip] == [
+        (5, "replica_lost")
+    ]
+    assert result["clips"][5]["attempts"] == 3
+
+
+def test_a_second_run_does_only_what_the_first_left(cluster: Cluster, sample: Path, tmp_path: Path) -> None:
+    cluster.deploy(simulated_config())
+    first = analyse(sample, tmp_path)
+    for index in (2, 7):
+        (tmp_path / f"ledger/clips/{index:06d}.json").unlink()
+    again: list[int] = []
+    second = analyse(sample, tmp_path, on_outcome=lambda analysis, outcome: again.append(outcome.index))
+    assert sorted(again) == [2, 7]
+    assert second["coverage"]["reused"] == 10
+    assert second["analysis_id"] == first["analysis_id"]
+    assert [clip["text"] for clip in second["clips"]] == [clip["text"] for clip in first["clips"]]
+
+
+def test_cancelling_stops_and_what_is_committed_stands(cluster: Cluster, sample: Path, tmp_path: Path) -> None:
+    cluster.restart_app(simulated_config(frame_s=0.04))
+
+    def cancel_after_three(analysis: Analysis, outcome: ClipOutcome) -> None:
+        if len(analysis.outcomes) == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        analyse(sample, tmp_path, on_outcome=cancel_after_three, in_flight=2)
+    kept = len(list((tmp_path / "ledger/clips").iterdir()))
+    assert 3 <= kept <= 5
+    assert not (tmp_path / "result.json").exists()
+    assert analyse(sample, tmp_path)["coverage"]["reused"] == kept
+
+
+def test_one_clip_per_frame(cluster: Cluster, sample: Path, tmp_path: Path) -> None:
+    cluster.deploy(simulated_config())
+    result = analyse(sample, tmp_path, per="frame", fps=0.5, end_s=20.0)
+    assert [clip["pts_s"] for clip in result["clips"]] == [[2.0 * n] for n in range(10)]
+    assert {clip["text"].split(" of ")[1] for clip in result["clips"]} == {"1 frames"}
+
+
+def test_a_truncated_file_is_described_as_far_as_it_goes(cluster: Cluster, sample: Path, tmp_path: Path) -> None:
+    import av
+
+    cluster.deploy(simulated_config())
+    cut = tmp_path / "cut.mkv"
+    with av.open(str(sample)) as source, av.open(str(cut), "w") as target:
+        copy = target.add_stream_from_template(source.streams.video[0])
+        for packet in source.demux(source.streams.video[0]):
+            if packet.dts is not None:
+                packet.stream = copy
+                target.mux(packet)
+    cut.write_bytes(cut.read_bytes()[: cut.stat().st_size * 2 // 3])
+    result = analyse(cut, tmp_path / "out")
+    assert result["status"] == "completed"
+    assert 20 < result["file"]["duration_s"] < 55
+    assert result["coverage"]["described_s"] == pytest.approx(result["file"]["duration_s"], abs=0.01)
