@@ -5,37 +5,20 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
-import numpy as np
-import numpy.typing as npt
 from av.packet import Packet
 from av.video.frame import VideoFrame
-from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoReformatter
+from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 
 from deployments.contracts import FrameBatch
-from deployments.errors import ClipUndecodable
 from pipelines.demux import PacketReader, Span
-from pipelines.probe import OpenVideo, check_pixels, damage_ignored
+from pipelines.pictures import Pictures
+from pipelines.probe import OpenVideo, damage_ignored
 from pipelines.selection import PacketMark, Run, entry_points, latest_ticks, runs, spans, wanted_pts
 from pipelines.video import ClipPlan, DecoderName
 
 SPAN_S = 20
 """Sample times further apart than this are not read through but sought one by one."""
-
-Picture = npt.NDArray[np.uint8]
-
-HD_HEIGHT = 720
-"""Untagged video at least this high is taken for BT.709, lower for BT.601."""
-
-_COLORSPACES = {
-    1: Colorspace.ITU709,
-    4: Colorspace.FCC,
-    5: Colorspace.ITU601,
-    6: Colorspace.SMPTE170M,
-    7: Colorspace.SMPTE240M,
-    9: Colorspace.BT2020,
-    10: Colorspace.BT2020,
-}
 
 
 class ClipDecoder(Protocol):
@@ -82,39 +65,35 @@ class PyavDecoder:
     def decode(self, clip: ClipPlan, size: tuple[int, int]) -> FrameBatch:
         first, time_base = self._video.first, self._video.time_base
         ticks = latest_ticks(clip.sample_times_s, first.pts, time_base)
-        pictures: dict[int, Picture] = {}
+        found = Pictures(len(ticks), size, first.rotation_deg, self._scaler)
         for some in spans(ticks, round(SPAN_S / time_base)):
-            frames = self._by_packets(some) if self._video.has_pts else None
-            for pts, frame in (self._in_order(some) if frames is None else frames).items():
-                if pts not in pictures:
-                    with damage_ignored():
-                        pictures[pts] = to_picture(frame, size, first.rotation_deg, self._scaler)
-        return to_batch(clip, pictures, self._video)
+            if not self._video.has_pts or not self._by_packets(some, found):
+                self._in_order(some, found)
+        return found.batch(clip, self._video)
 
     def close(self) -> None:
         self._video.close()
         self._reader.close()
 
-    def _by_packets(self, ticks: Sequence[int]) -> dict[int, VideoFrame] | None:
-        """Return {pts: frame} for the frames on screen at `ticks`; None when packets without pts are met."""
-        found: dict[int, VideoFrame] = {}
+    def _by_packets(self, ticks: Sequence[int], found: Pictures) -> bool:
+        """Find the frames on screen at `ticks`; False when packets without pts are met."""
         aim = ticks[0]
         for back in (0, 1):  # one keyframe further back, should the nearest turn out to be none
             span = self._reader.span(aim, ticks[-1])
             if span is None:
-                return None
+                return False
             wanted = set(wanted_pts((mark.pts for mark in span.marks if mark.shown), ticks))
             for resume in (True, False) if not back else (False,):
-                if missing := wanted - found.keys():
-                    found |= self._feed(span, missing, back, resume)
-            if wanted <= found.keys():
+                if missing := wanted - found.seen:
+                    self._feed(span, missing, back, resume, found)
+            if wanted <= found.seen:
                 break
             aim = span.marks[0].pts - 1
-        return found
+        return True
 
-    def _feed(self, span: Span, wanted: set[int], back: int, resume: bool) -> dict[int, VideoFrame]:
-        """Return {pts: frame} of those wanted frames that decode well."""
-        marks, found = span.marks, dict[int, VideoFrame]()
+    def _feed(self, span: Span, wanted: set[int], back: int, resume: bool, found: Pictures) -> None:
+        """Decode the span's packets that the wanted frames depend on."""
+        marks = span.marks
         entries = entry_points(marks, wanted, back)
         plan = runs(entries)
         at = self._resume_at(marks, plan[0], entries) if resume else None
@@ -122,7 +101,9 @@ class PyavDecoder:
             self._reset()
         else:
             plan[0] = Run(at, max(at, plan[0].stop))
-            found = {pts: frame for pts, frame in self._ahead.items() if frame is not None and pts in wanted}
+            for pts, frame in self._ahead.items():
+                if frame is not None and pts in wanted:
+                    found.add(pts, frame)
             self._ahead = {pts: frame for pts, frame in self._ahead.items() if pts > max(wanted)}
         for number, run in enumerate(plan):
             if number:
@@ -134,13 +115,12 @@ class PyavDecoder:
                 self._push(span.packets[position], mark, wanted, found)
         self._decoder.skip_frame = "DEFAULT"
         for position in range(plan[-1].stop, len(marks)):
-            if wanted <= found.keys():
+            if wanted <= found.seen:
                 break
             self._ahead[marks[position].pts] = None
             self._push(span.packets[position], marks[position], wanted, found)
-        if not wanted <= found.keys():
+        if not wanted <= found.seen:
             self._drain(wanted, found)
-        return found
 
     def _resume_at(self, marks: Sequence[PacketMark], run: Run, entries: Mapping[int, int]) -> int | None:
         """Return the position to decode on from for `run`, None when the decoder does not stand within it."""
@@ -153,26 +133,24 @@ class PyavDecoder:
             return at
         return None
 
-    def _push(
-        self, packet: "Packet[VideoStream]", mark: PacketMark, wanted: set[int], found: dict[int, VideoFrame]
-    ) -> None:
+    def _push(self, packet: "Packet[VideoStream]", mark: PacketMark, wanted: set[int], found: Pictures) -> None:
         self._begun, self._fed = mark.pts if self._begun is None else self._begun, mark.pts
         with damage_ignored():
             self._keep(self._decoder.decode(packet), wanted, found)
 
-    def _drain(self, wanted: set[int], found: dict[int, VideoFrame]) -> None:
+    def _drain(self, wanted: set[int], found: Pictures) -> None:
         """Get the frames out that are still inside the decoder; after that it is empty."""
         with damage_ignored():
             self._keep(self._decoder.decode(None), wanted, found)
         self._reset()
 
-    def _keep(self, frames: Sequence[VideoFrame], wanted: set[int], found: dict[int, VideoFrame]) -> None:
+    def _keep(self, frames: Sequence[VideoFrame], wanted: set[int], found: Pictures) -> None:
         for frame in frames:
             pts = self._video.time_of(frame)
             if pts is None or frame.is_corrupt:
                 continue
             if pts in wanted:
-                found.setdefault(pts, frame)
+                found.add(pts, frame)
             if pts in self._ahead:
                 self._ahead[pts] = frame
 
@@ -182,20 +160,16 @@ class PyavDecoder:
         self._decoder.flush_buffers()
         self._begun, self._fed, self._ahead = None, None, {}
 
-    def _in_order(self, ticks: Sequence[int]) -> dict[int, VideoFrame]:
-        """Return {pts: frame} on screen at `ticks` by decoding every frame, for files whose packets have no pts."""
-        found: dict[int, VideoFrame] = {}
-        for rewind in (False, True):
+    def _in_order(self, ticks: Sequence[int], found: Pictures) -> None:
+        """Find the frames on screen at `ticks` by decoding every frame, for files whose packets have no pts."""
+        self._reset()
+        if not self._reader.seek(ticks[0]) or not self._walk(ticks, found):
             self._reset()
-            if rewind or not self._reader.seek(ticks[0]):
-                self._reader.rewind()
-            found = self._walk(ticks)
-            if found and min(found) <= ticks[0]:
-                break
-        return found
+            self._reader.rewind()
+            self._walk(ticks, found)
 
-    def _walk(self, ticks: Sequence[int]) -> dict[int, VideoFrame]:
-        found: dict[int, VideoFrame] = {}
+    def _walk(self, ticks: Sequence[int], found: Pictures) -> bool:
+        """Decode on from where the demuxer stands; False when that is already behind the first of `ticks`."""
         shown: tuple[int, VideoFrame] | None = None
         open_ticks = list(ticks)
         packets = self._reader.packets()
@@ -210,49 +184,15 @@ class PyavDecoder:
                     pts = shown[0] + max(1, frame.duration) if shown else 0
                 if frame.is_corrupt or (shown and pts <= shown[0]):
                     continue
+                if shown is None and pts > ticks[0] and pts > self._video.first.pts:
+                    return False
                 while open_ticks and pts > open_ticks[0]:
                     open_ticks.pop(0)
-                    answer = shown or (pts, frame)
-                    found[answer[0]] = answer[1]
+                    found.add(*(shown or (pts, frame)))
                 shown = (pts, frame)
             if packet is None:
                 if shown and open_ticks:
-                    found[shown[0]] = shown[1]
+                    found.add(*shown)
                 break
         self._reset()
-        return found
-
-
-def to_picture(frame: VideoFrame, size: tuple[int, int], rotation_deg: int, scaler: VideoReformatter) -> Picture:
-    """Return the frame as uint8 (H, W, 3) RGB, turned clockwise by `rotation_deg` and `size` (w, h) after that.
-
-    Colours follow the frame's tags. Bicubic, which is what vision models are trained with.
-    """
-    check_pixels(frame.width, frame.height)
-    width, height = size if rotation_deg % 180 == 0 else size[::-1]
-    untagged = Colorspace.ITU709 if frame.height >= HD_HEIGHT else Colorspace.ITU601
-    rgb = scaler.reformat(
-        frame,
-        width=width,
-        height=height,
-        format="rgb24",
-        src_colorspace=_COLORSPACES.get(frame.colorspace, untagged),
-        dst_colorspace=Colorspace.ITU709,
-        src_color_range=frame.color_range,
-        dst_color_range=ColorRange.JPEG,
-        interpolation=Interpolation.BICUBIC,
-        threads=1,
-    ).to_ndarray()
-    return np.ascontiguousarray(np.rot90(rgb, k=-rotation_deg // 90 % 4), dtype=np.uint8)
-
-
-def to_batch(clip: ClipPlan, pictures: Mapping[int, Picture], video: OpenVideo) -> FrameBatch:
-    """Return the pictures {pts in ticks: picture} as a clip's frames. Raises ClipUndecodable when there are none."""
-    if not pictures:
-        raise ClipUndecodable(
-            f"expected frames between {clip.start_s:.3f} and {clip.end_s:.3f} s, got none that can be decoded",
-            clip_index=clip.index,
-        )
-    order = sorted(pictures)
-    pts_s = np.array([float((pts - video.first.pts) * video.time_base) for pts in order], dtype=np.float64)
-    return FrameBatch(frames=np.stack([pictures[pts] for pts in order]), pts_s=pts_s)
+        return shown is not None

@@ -9,8 +9,8 @@ from av.video.reformatter import VideoReformatter
 
 from deployments.contracts import FrameBatch
 from deployments.errors import UnreadableVideo
-from pipelines.decode import Picture, to_batch, to_picture
 from pipelines.demux import PacketReader
+from pipelines.pictures import Pictures
 from pipelines.probe import OpenVideo
 from pipelines.selection import latest_ticks, wanted_pts
 from pipelines.video import ClipPlan
@@ -48,15 +48,15 @@ class DecordDecoder:
 
     def decode(self, clip: ClipPlan, size: tuple[int, int]) -> FrameBatch:
         first = self._video.first
-        pictures: dict[int, Picture] = {}
-        for pts in wanted_pts(self._pts, latest_ticks(clip.sample_times_s, first.pts, self._video.time_base)):
+        wanted = wanted_pts(self._pts, latest_ticks(clip.sample_times_s, first.pts, self._video.time_base))
+        found = Pictures(len(wanted), size, 0, self._scaler)  # decord has turned them already
+        for pts in wanted:
             try:
                 rgb = self._frames[bisect_left(self._pts, pts)].asnumpy()
             except (decord.DECORDError, RuntimeError):
                 continue
-            frame = VideoFrame.from_ndarray(rgb, format="rgb24")
-            pictures[pts] = to_picture(frame, size, 0, self._scaler)  # decord has turned it already
-        return to_batch(clip, pictures, self._video)
+            found.add(pts, VideoFrame.from_ndarray(rgb, format="rgb24"))
+        return found.batch(clip, self._video)
 
     def close(self) -> None:
         self._video.close()

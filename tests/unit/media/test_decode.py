@@ -9,11 +9,11 @@ from typing import Any
 import av
 import numpy as np
 import pytest
-from av.video.frame import VideoFrame
 
 from deployments.contracts import FrameBatch
 from deployments.errors import ClipUndecodable, UnreadableVideo
 from pipelines.decode import PyavDecoder, open_decoder
+from pipelines.pictures import Pictures
 from pipelines.probe import probe
 from pipelines.selection import PacketMark
 from pipelines.video import ClipPlan, DecoderName
@@ -198,7 +198,7 @@ class Pushes(PyavDecoder):
         self.pushed: list[tuple[int, str]] = []
         super().__init__(path)
 
-    def _push(self, packet: Any, mark: PacketMark, wanted: set[int], found: dict[int, VideoFrame]) -> None:
+    def _push(self, packet: Any, mark: PacketMark, wanted: set[int], found: Pictures) -> None:
         self.pushed.append((mark.pts, self._decoder.skip_frame))
         super()._push(packet, mark, wanted, found)
 
