@@ -37,9 +37,9 @@ OPTIONS = AnalysisOptions(sampling=SamplingOptions(clip_duration_s=CLIP_S, frame
 MODEL = "engine"
 
 
-def app_config() -> dict[str, Any]:
+def app_config(settings: VisionSettings) -> dict[str, Any]:
     """Return a config whose engine replica and gateway take no CPU from decoding: they sleep or wait."""
-    args = {"default_model": MODEL, "models": {MODEL: SETTINGS.model_dump(mode="json")}}
+    args = {"default_model": MODEL, "models": {MODEL: settings.model_dump(mode="json")}}
     deployments: list[dict[str, Any]] = [
         {"name": "gateway", "ray_actor_options": {"num_cpus": 0}},
         {
@@ -126,7 +126,7 @@ def main() -> None:
     film = write_film("360p-10min", width=640, height=360, duration_s=FILM_S)
     model = model_info(MODEL, SETTINGS)
     bare = bare_engine_clips_per_s(film, model)
-    with local_app(app_config(), http=False):
+    with local_app(app_config(SETTINGS), http=False):
         alone, together, together_s = asyncio.run(measure(film, model))
     middle = sorted(alone, key=lambda run: run["total_s"])[len(alone) // 2]
     one = middle["clips"] / middle["total_s"] / bare

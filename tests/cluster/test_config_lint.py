@@ -11,7 +11,7 @@ from cluster.lint import main as lint
 from deployments.errors import InvalidConfig
 from serve_app.config import check_config, default_config_path, load_config
 
-ROOT = Path(__file__).resolve().parents[3]
+ROOT = Path(__file__).resolve().parents[2]
 SHIPPED = [ROOT / "serve_config.yaml", ROOT / "cluster" / "serve_config.gpu.yaml"]
 
 

@@ -1,0 +1,136 @@
+"""What the `vidray` command refuses: one line on standard error, the right exit code, nothing left behind."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from pipelines.command_line import FAILED, USAGE, run_command
+from serve_app.cli import app
+from tests import videos
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    videos.write_video(tmp_path / "good.mp4", frames=50)
+    return tmp_path
+
+
+def refused(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *arguments: str) -> tuple[int, str]:
+    """Run the command in this process; return its exit code and its one line of complaint."""
+    before = sorted(Path().rglob("*"))
+    monkeypatch.setattr(sys, "argv", ["vidray", *arguments])
+    code = run_command(app)
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.startswith("error: ")
+    assert said.err.count("\n") == 1, said.err
+    assert "Traceback" not in said.err
+    assert sorted(Path().rglob("*")) == before, "something was left behind"
+    return code, said.err.removeprefix("error: ").strip()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ((), "Missing command"),
+        (("analyse", "good.mp4"), "No such command 'analyse'"),
+        (("analyze",), "Missing argument 'video'"),
+        (("analyze", "good.mp4", "--fsp", "1"), "No such option: --fsp"),
+        (("analyze", "none.mp4"), "expected a video file, got no such file: none.mp4"),
+        (("analyze", "."), "expected a video file, got a directory: ."),
+        (("analyze", "good.mp4", "--fps", "quick"), "--fps"),
+        (("analyze", "good.mp4", "--fps", "0"), "fps: input should be greater than 0, got 0"),
+        (("analyze", "good.mp4", "--fps", "nan"), "fps: input should be"),
+        (("analyze", "good.mp4", "--clip-duration-s", "-1"), "clip_duration_s: input should be greater than 0, got -1"),
+        (
+            ("analyze", "good.mp4", "--clip-overlap-s", "10"),
+            "clip_overlap_s must be below clip_duration_s (10), got 10",
+        ),
+        (("analyze", "good.mp4", "--start-s", "1", "--end-s", "1"), "end_s must be above start_s (1), got 1"),
+        (("analyze", "good.mp4", "--start-s", "99"), "start_s must be below the video's duration (2.000), got 99"),
+        (("analyze", "good.mp4", "--fps", "1", "--frames-per-clip", "2"), "expected fps or frames_per_clip, got both"),
+        (("analyze", "good.mp4", "--fps", "25"), "a clip must sample at most 16 frames for this model, got 250"),
+        (("analyze", "good.mp4", "--per", "scene"), "per: input should be 'clip' or 'frame', got 'scene'"),
+        (("analyze", "good.mp4", "--max-tokens", "0"), "max_tokens: input should be greater than or equal to 1, got 0"),
+        (("analyze", "good.mp4", "--temperature", "3"), "temperature: input should be less than or equal to 2, got 3"),
+        (("analyze", "good.mp4", "--decoder", "vlc"), "decoder must be pyav or decord, got 'vlc'"),
+        (("analyze", "good.mp4", "--prompt", " "), "prompt must say something, got ' '"),
+        (("analyze", "good.mp4", "--model", "gpt"), "expected one of the models demo, got 'gpt'"),
+        (("analyze", "good.mp4", "--config", "none.yaml"), "expected a readable config file, got No such file"),
+        (("analyze", "good.mp4", "--out", "good.mp4"), "output must be a directory or a URL, got a file: good.mp4"),
+        (("analyze", "good.mp4", "--out", "bogus://x"), "output must be a writable directory or an object store's URL"),
+        (("serve", "--config", "none.yaml"), "expected a readable config file, got No such file"),
+    ],
+)
+def test_a_wrong_command_is_one_line_and_exit_code_2(
+    folder: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: tuple[str, ...],
+    said: str,
+) -> None:
+    code, line = refused(capsys, monkeypatch, *arguments)
+    assert said in line
+    assert code == USAGE
+
+
+def empty(path: Path) -> None:
+    path.touch()
+
+
+def text(path: Path) -> None:
+    path.write_text("This is a letter, not a film.\n" * 50)
+
+
+def sound(path: Path) -> None:
+    videos.write_sound(path)
+
+
+def cut_head(path: Path) -> None:
+    videos.truncated(path.with_name("good.mp4"), 0.3, path)
+
+
+def huge(path: Path) -> None:
+    videos.write_video(path, size=(8192, 2064), frames=1, options={"preset": "ultrafast", "crf": "45"})
+
+
+@pytest.mark.parametrize("spoil", [empty, text, sound, cut_head, huge])
+def test_a_file_that_is_no_video_is_one_line_and_exit_code_1(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, spoil: object
+) -> None:
+    assert callable(spoil)
+    spoil(folder / "bad.mp4")
+    code, line = refused(capsys, monkeypatch, "analyze", "bad.mp4")
+    assert "expected" in line or "must" in line
+    assert "got" in line
+    assert "bad.mp4" in line
+    assert str(folder) not in line
+    assert code == FAILED
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"modles": {}}, "got unknown key args.modles"),
+        ({"models": {"demo": {"max_frames": 0}}}, "models.demo.max_frames: input should be greater than or equal to 1"),
+        ({"models": {"demo": {"checkpont": "x"}}}, "got unknown key args.models.demo.checkpont"),
+        ({"default_model": "other"}, "default_model must be one of demo, got 'other'"),
+        ({"decode_cpus": 0}, "decode_cpus: input should be greater than 0, got 0"),
+    ],
+)
+def test_a_wrong_config_is_one_line_and_exit_code_2(
+    folder: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    change: dict[str, object],
+    said: str,
+) -> None:
+    arguments = {"default_model": "demo", "models": {"demo": {}}} | change
+    config = {"applications": [{"name": "vidray", "import_path": "serve_app.app:build_app", "args": arguments}]}
+    (folder / "serve_config.yaml").write_text(yaml.safe_dump(config))
+    code, line = refused(capsys, monkeypatch, "analyze", "good.mp4")
+    assert said in line
+    assert code == USAGE

@@ -1,0 +1,127 @@
+"""The commands as people run them: processes of their own that start and stop their own Ray."""
+
+import contextlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import httpx2
+import psutil
+import yaml
+
+from tests.serve.conftest import Cluster, free_port, simulated_config, vidray
+
+ENVIRONMENT = os.environ | {"NO_COLOR": "1", "COLUMNS": "200"}
+
+
+def test_the_demo_names_colour_and_background_of_every_scene(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "serve_app.demo"],
+        cwd=tmp_path,
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    out = tmp_path / "out" / "demo"
+    result = json.loads((out / "result.json").read_text())
+    truths = [row["truth"] for row in json.loads((out / "truth.json").read_text())]
+    assert len(truths) == len(result["clips"]) == 6
+    for truth, clip in zip(truths, result["clips"], strict=True):
+        colour, background = re.findall(r"^An? (\w+) .* on an? (\w+) background\.$", truth)[0]
+        assert colour in clip["text"], (truth, clip["text"])
+        assert background in clip["text"], (truth, clip["text"])
+        assert clip["text"] in done.stdout
+    assert "knows only drawn scenes" in done.stdout
+    assert {path.name for path in out.iterdir()} >= {"result.json", "clips.jsonl", "clips.parquet", "timeline.md"}
+
+
+def test_ctrl_c_keeps_what_is_done_and_the_same_command_goes_on(cluster: Cluster, sample: Path, tmp_path: Path) -> None:
+    config, out = tmp_path / "slow.yaml", tmp_path / "out"
+    config.write_text(yaml.safe_dump(simulated_config(frame_s=0.2)))
+    command = vidray("analyze", str(sample), "--out", str(out), "--config", str(config), "--clip-duration-s", "5")
+    running = subprocess.Popen(
+        command, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    clips = out / "ledger" / "clips"
+    try:
+        wait_until(lambda: clips.exists() and len(list(clips.iterdir())) >= 2, running)
+        children = psutil.Process(running.pid).children(recursive=True)
+        os.killpg(running.pid, signal.SIGINT)
+        stdout, stderr = running.communicate(timeout=60)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(running.pid, signal.SIGKILL)
+    assert running.returncode == 130, stderr
+    assert stdout == ""
+    assert "run the same command to go on" in stderr
+    assert "Traceback" not in stderr
+    kept = len(list(clips.iterdir()))
+    assert 2 <= kept < 12
+    _, alive = psutil.wait_procs(children, timeout=30)
+    assert [process.cmdline() for process in alive if process.is_running()] == []
+
+    cluster.restart_app(simulated_config())
+    again = subprocess.run(
+        [*command, "--address", cluster.address, "--json"],
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert again.returncode == 0, again.stderr
+    result = json.loads(again.stdout)
+    assert result["coverage"]["reused"] == kept
+    assert len(result["clips"]) == 12
+
+    other = subprocess.run(
+        [*command, "--address", cluster.address, "--prompt", "Why?"],
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert other.returncode == 2
+    assert re.fullmatch(
+        r"error: the output belongs to another analysis: expected prompt .*, got \"Why\?\"\n", other.stderr
+    )
+
+
+def test_serve_prints_its_addresses_and_ends_on_a_signal(tmp_path: Path) -> None:
+    port = free_port()
+    (tmp_path / "serve_config.yaml").write_text(yaml.safe_dump(simulated_config(port=port)))
+    running = subprocess.Popen(
+        vidray("serve"), cwd=tmp_path, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        assert running.stdout is not None
+        api, dashboard = running.stdout.readline(), running.stdout.readline()
+        assert f"http://127.0.0.1:{port}" in api
+        assert re.search(r"Ray dashboard +http://127\.0\.0\.1:\d+", dashboard)
+        assert httpx2.get(f"http://127.0.0.1:{port}/livez").json() == {"status": "ok"}
+        dashboard_url = dashboard.split()[2]
+        assert httpx2.get(dashboard_url).status_code == 200
+        running.terminate()
+        _, stderr = running.communicate(timeout=60)
+    finally:
+        running.kill()
+    assert running.returncode == 0, stderr
+    assert "Traceback" not in stderr
+
+
+def wait_until(reached: object, running: subprocess.Popen[str], deadline_s: float = 120.0) -> None:
+    assert callable(reached)
+    give_up_s = time.monotonic() + deadline_s
+    while not reached():
+        assert running.poll() is None, running.communicate()
+        assert time.monotonic() < give_up_s
+        time.sleep(0.05)
