@@ -61,7 +61,6 @@ class Trainer:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.tokenizer: Any = build_tokenizer()
         self.model: Qwen2_5_VLForConditionalGeneration = build_model(self.tokenizer).to(self.device)  # type: ignore[arg-type]
-        whiten_patch_embedding(self.model, np.random.default_rng([recipe.seed, 2**32 - 1]))
         batch_vision_attention(self.model.model.visual)
         width = self.model.config.text_config.hidden_size
         self.heads = nn.Linear(width, sum(_CLASSES)).to(self.device)
@@ -191,6 +190,8 @@ def main() -> None:
     trainer = Trainer(Recipe(args.steps, args.vision_steps, args.clips, args.rate, args.seed))
     if args.resume:
         trainer.resume(args.state / "state.pt")
+    else:
+        whiten_patch_embedding(trainer.model, np.random.default_rng([args.seed, 2**32 - 1]))
     run(trainer, args.out, args.state)
 
 
