@@ -157,7 +157,7 @@ OTHERS: dict[str, Method] = {
 
 
 def ours(sandboxes: Sequence[Sandbox]) -> Method:
-    """Return our decoder as the chain uses it: warm children, each with a run of neighbouring clips, one thread each."""
+    """Return our decoder as the chain uses it: warm children of one thread, each with a run of clips."""
 
     def decode_run(sandbox: Sandbox, path: Path, clips: Sequence[ClipPlan], size: tuple[int, int]) -> Pictures:
         batches = [outcome for _, outcome in sandbox.decode(path, clips, size)]

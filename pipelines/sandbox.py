@@ -12,7 +12,7 @@ import numpy as np
 
 from deployments.contracts import FrameBatch
 from deployments.errors import AppError, DecoderLost, PoisonClip, UnreadableVideo
-from pipelines.sandbox_pipe import ChildDied, ChildProcess, Fault, SandboxLimits
+from pipelines.sandbox_pipe import ChildDied, ChildProcess, Fault, SandboxLimits, patience
 from pipelines.video import ClipPlan, DecoderName, VideoInfo
 
 __all__ = ["ATTEMPTS", "Fault", "Sandbox", "SandboxLimits"]
@@ -141,7 +141,8 @@ class Sandbox:
         yield None
         width, height = size
         for clip in clips:
-            answer, raw = child.receive(deadline_s, max_bytes=len(clip.sample_times_s) * height * width * 3)
+            most = len(clip.sample_times_s) * height * width * 3
+            answer, raw = child.receive(deadline_s * patience(clip.sample_times_s), max_bytes=most)
             yield _batch(answer, raw, size) if answer.get("kind") == "clip" else _error(answer)
 
     def _started(self) -> ChildProcess:

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, BinaryIO
 
 from deployments.errors import AppError
-from pipelines.sandbox_pipe import EXIT_MEMORY, die_with_parent, limit_cpu, limit_process
+from pipelines.sandbox_pipe import EXIT_MEMORY, die_with_parent, limit_cpu, limit_process, patience
 from pipelines.video import ClipPlan
 
 Request = Mapping[str, Any]
@@ -34,7 +34,6 @@ class SandboxChild:
             try:
                 for header, raw in self._probe(request) if request["op"] == "probe" else self._decode(request):
                     self._send(header, raw)
-                    limit_cpu(self._cpu_s)
             except AppError as error:
                 self._send(_error(error))
             except MemoryError:
@@ -58,6 +57,7 @@ class SandboxChild:
             yield {"kind": "opened"}, None
             for number, fields in enumerate(request["clips"]):
                 clip = ClipPlan(**{**fields, "sample_times_s": tuple(fields["sample_times_s"])})
+                limit_cpu(int(self._cpu_s * patience(clip.sample_times_s)))
                 self._act_out(clip.index, request["attempt"] if number == 0 else 0)
                 try:
                     batch = decoder.decode(clip, (width, height))

@@ -26,13 +26,19 @@ START_DEADLINE_S = 30.0
 PIPE_BYTES = 2**20
 MAX_OPEN_FILES = 32
 
+PATIENCE_S = 20.0
+"""With the default limits a second of video may take three to decode, as 4K HEVC does on a slow core."""
+
 EXIT_MEMORY = 77
 """The child's exit status when an allocation failed."""
 
 
 @dataclass(frozen=True, slots=True)
 class SandboxLimits:
-    """What one decoder process may take: memory in all, wall and CPU seconds for each probe and each clip."""
+    """What one decoder process may take: memory in all, wall and CPU seconds for each probe and each clip.
+
+    A clip whose samples reach over more than `PATIENCE_S` has its seconds in proportion.
+    """
 
     memory_bytes: int = 2**30
     deadline_s: float = 60.0
@@ -46,6 +52,11 @@ class Fault:
     kind: Literal["segfault", "hang", "spin", "memory", "garbage", "exit"]
     clip_index: int | None = None
     attempts: int = 2**31
+
+
+def patience(sample_times_s: Sequence[float]) -> float:
+    """Return how many times the limits of a short clip a clip with these samples may take."""
+    return max(1.0, (max(sample_times_s) - min(sample_times_s)) / PATIENCE_S)
 
 
 class ChildDied(Exception):

@@ -16,6 +16,7 @@ import pytest
 from deployments.contracts import FrameBatch
 from deployments.errors import AppError, DecoderLost, PoisonClip, SourceNotFound, UnreadableVideo
 from pipelines.sandbox import ATTEMPTS, Fault, Sandbox, SandboxLimits
+from pipelines.sandbox_pipe import patience
 from pipelines.video import ClipPlan
 from tests.unit.media.conftest import Library
 from tests.videos import read_index, write_sound
@@ -252,6 +253,17 @@ def test_the_cpu_limit_counts_each_clip_anew(library: Library) -> None:
             if used_s > 2.5:
                 break
     assert used_s > 2.5
+
+
+def test_a_clip_over_much_video_has_limits_in_proportion(library: Library) -> None:
+    """Decoding an hour for one clip may take longer than ten seconds for another."""
+    assert patience((5.0,)) == patience((0.0, 19.0)) == 1.0
+    assert patience((100.0, 130.0, 160.0)) == 3.0
+    long = ClipPlan(1, 0.0, 60.0, (0.0, 60.0))
+    begun_s = time.monotonic()
+    with Sandbox(SandboxLimits(deadline_s=0.8), faults=[Fault("hang", clip_index=1, attempts=1)]) as sandbox:
+        assert verdicts(sandbox, library.path("h264.mp4"), [long]) == ["frames"]
+    assert time.monotonic() - begun_s > 2.4
 
 
 def test_a_child_that_cannot_start_is_a_lost_decoder(
