@@ -43,7 +43,13 @@ WRITERS: Mapping[str, Mapping[str, Any]] = {
     "hevc.mp4": {"codec": "hevc"},
     "hevc.mkv": {"codec": "hevc"},
     "hevc_10bit.mp4": {"codec": "hevc", "pix_fmt": "yuv420p10le"},
+    "hevc_open_gop.mp4": {"codec": "hevc", "options": {"x265-params": "log-level=none:keyint=12:bframes=4:open-gop=1"}},
+    "hevc_layers.mp4": {"codec": "hevc", "options": {"x265-params": "log-level=none:temporal-layers=3:bframes=4"}},
     "vp9.webm": {"codec": "vp9"},
+    "vp9_hidden_frames.webm": {
+        "codec": "vp9",
+        "options": {"deadline": "good", "cpu-used": "5", "auto-alt-ref": "1", "lag-in-frames": "16", "g": "24"},
+    },
     "vp9.mp4": {"codec": "vp9"},
     "vp8.webm": {"codec": "libvpx", "options": {"b": "2000000", "cpu-used": "8", "deadline": "realtime"}},
     "av1.mp4": {"codec": "av1"},
