@@ -59,7 +59,8 @@ def _connection(address: str, **options: Any) -> Iterator[str]:
     try:
         context = ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False, **options)
     except (ConnectionError, RuntimeError, ValueError) as error:
-        raise ReplicaLost(f"expected a Ray cluster at {address}, got {_last_line(str(error))}") from error
+        hint = "" if os.environ.get("RAY_AUTH_MODE") else "; one that asks for a token needs RAY_AUTH_MODE=token"
+        raise ReplicaLost(f"expected a Ray cluster at {address}, got {_last_line(str(error))}{hint}") from error
     try:
         yield f"http://{context.dashboard_url}"
     finally:

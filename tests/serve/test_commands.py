@@ -16,7 +16,8 @@ import yaml
 
 from tests.serve.conftest import Cluster, free_port, simulated_config, vidray
 
-ENVIRONMENT = os.environ | {"NO_COLOR": "1", "COLUMNS": "200"}
+# Ray asks for its token by itself for the clusters that it starts, but not for an address that is given.
+ENVIRONMENT = os.environ | {"NO_COLOR": "1", "COLUMNS": "200", "RAY_AUTH_MODE": "token"}
 
 
 def test_the_demo_names_colour_and_background_of_every_scene(tmp_path: Path) -> None:
