@@ -22,7 +22,7 @@ def write_film(name: str, *, width: int, height: int, duration_s: float, frames_
     FILMS.mkdir(parents=True, exist_ok=True)
     loop, partial = FILMS / f"{name}.loop.mp4", FILMS / f"{name}.partial.mp4"
     _encode_loop(loop, width, height, frames_per_s)
-    _repeat(loop, partial, round(duration_s * frames_per_s / _LOOP_FRAMES))
+    _repeat(loop, partial, round(duration_s * frames_per_s / _LOOP_FRAMES), frames_per_s)
     loop.unlink()
     partial.rename(path)
     return path
@@ -47,14 +47,14 @@ def _encode_loop(path: Path, width: int, height: int, frames_per_s: int) -> None
         container.mux(stream.encode())
 
 
-def _repeat(loop: Path, path: Path, times: int) -> None:
+def _repeat(loop: Path, path: Path, times: int, frames_per_s: int) -> None:
     with av.open(str(path), "w") as target:
         copy = None
         for turn in range(times):
             with av.open(str(loop)) as source:
                 video = source.streams.video[0]
                 copy = copy or target.add_stream_from_template(video)
-                length = round(_LOOP_FRAMES / float(video.average_rate) / float(video.time_base))
+                length = round(_LOOP_FRAMES / frames_per_s / float(video.time_base or 1))
                 for packet in source.demux(video):
                     if packet.pts is None or packet.dts is None:
                         continue

@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 import pickle
 import time
-from collections.abc import AsyncIterator, Generator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -65,7 +65,7 @@ def split_runs(
     ]
 
 
-async def decoded_clips(runs: Sequence[DecodeRun], *, decode_cpus: float = 1.0) -> AsyncIterator[DecodedClip]:
+async def decoded_clips(runs: Sequence[DecodeRun], *, decode_cpus: float = 1.0) -> AsyncGenerator[DecodedClip, None]:
     """Yield each planned clip once, decoded or with its error, as soon as it is ready; the order is free.
 
     Needs a running Ray. Closing the iterator ends the tasks. An error that is no clip's own (a lost node beyond Ray's
@@ -83,7 +83,7 @@ async def decoded_clips(runs: Sequence[DecodeRun], *, decode_cpus: float = 1.0) 
 def decode_dataset(runs: Sequence[DecodeRun], *, decode_cpus: float) -> Dataset:
     """Return the lazy chain; each of its rows is one clip, in a block of its own, under 10 MB."""
     # one row per run, ~1 kB
-    dataset = ray.data.from_items([asdict(run) for run in runs], override_num_blocks=len(runs))
+    dataset: Dataset = ray.data.from_items([asdict(run) for run in runs], override_num_blocks=len(runs))
     # decode (1:n): decode_cpus for the decoder process, which works while the task waits for it; one clip per row
     dataset = dataset.map_batches(
         _decode_run, batch_size=1, batch_format="pyarrow", compute=TaskPoolStrategy(), num_cpus=decode_cpus
@@ -92,12 +92,14 @@ def decode_dataset(runs: Sequence[DecodeRun], *, decode_cpus: float) -> Dataset:
     return dataset
 
 
-async def inspected_sources(paths: Sequence[str], *, cpus: float) -> AsyncIterator[tuple[str, Source | AppError]]:
+async def inspected_sources(
+    paths: Sequence[str], *, cpus: float
+) -> AsyncGenerator[tuple[str, Source | AppError], None]:
     """Probe and hash many files in tasks; yield each with what it is or why it cannot be used, as soon as known."""
     if not paths:
         return
     # one row per path, ~100 B
-    dataset = ray.data.from_items([{"path": path} for path in paths], override_num_blocks=len(paths))
+    dataset: Dataset = ray.data.from_items([{"path": path} for path in paths], override_num_blocks=len(paths))
     # inspect (1:1): cpus for the decoder process and the hash; ~1 kB per row
     dataset = dataset.map_batches(
         _inspect, batch_size=1, batch_format="pyarrow", compute=TaskPoolStrategy(), num_cpus=cpus
@@ -174,7 +176,7 @@ def _decoded(row: dict[str, Any], plan: ClipPlan) -> DecodedClip:
     return DecodedClip(row["video"].as_py(), plan, frames, error, row["decode_s"].as_py())
 
 
-async def _from_thread(dataset: Dataset) -> AsyncIterator[dict[str, Any]]:
+async def _from_thread(dataset: Dataset) -> AsyncGenerator[dict[str, Any], None]:
     """Iterate the dataset in a thread of its own, one row per request: the consumer sets the pace."""
     rows = _rows(dataset)
     loop = asyncio.get_running_loop()
@@ -189,6 +191,7 @@ async def _from_thread(dataset: Dataset) -> AsyncIterator[dict[str, Any]]:
 
 
 def _rows(dataset: Dataset) -> Generator[dict[str, Any], None, None]:
-    for table in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+    tables: Iterable[Any] = dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
+    for table in tables:
         for at in range(table.num_rows):
             yield {name: table.column(name)[at] for name in table.column_names}

@@ -3,8 +3,10 @@
 No `from __future__ import annotations` here: with it Ray passes a raw dict instead of AppArgs.
 """
 
+from typing import Any
+
 from ray import serve
-from ray.serve import Application
+from ray.serve import Application, Deployment
 
 from deployments.vision.client import deployment_name
 from deployments.vision.deployment import VisionModel
@@ -20,9 +22,12 @@ def build_app(args: AppArgs) -> Application:
     The options here are those that follow from the code; replicas, resources and scaling are the YAML's.
     """
     models = {
-        name: serve.deployment(VisionModel, name=deployment_name(name), max_ongoing_requests=64).bind(name, settings)
-        for name, settings in args.models.items()
+        name: _deployment(VisionModel, deployment_name(name), 64).bind(name, one) for name, one in args.models.items()
     }
     # The gateway holds long streams and slow uploads and admits by itself, so Serve's own limit must not bind.
-    gateway = serve.deployment(serve.ingress()(Gateway), name=GATEWAY, max_ongoing_requests=10_000)
-    return gateway.bind(args, **models)
+    return _deployment(serve.ingress()(Gateway), GATEWAY, 10_000).bind(args, **models)
+
+
+def _deployment(cls: type[Any], name: str, max_ongoing_requests: int) -> Deployment:
+    deployment: Deployment = serve.deployment(cls, name=name, max_ongoing_requests=max_ongoing_requests)  # type: ignore[assignment]
+    return deployment

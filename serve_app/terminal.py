@@ -63,7 +63,9 @@ class TerminalWatcher:
 
     def outcome(self, analysis: Analysis, outcome: ClipOutcome) -> None:
         said = (
-            escape(outcome.text) if outcome.error is None else f"[red]not described: {escape(outcome.error.message)}[/]"
+            escape(outcome.text or "")
+            if outcome.error is None
+            else f"[red]not described: {escape(outcome.error.message)}[/]"
         )
         self._say(f"[cyan]{clock(outcome.start_s)} – {clock(outcome.end_s)}[/]  {said}")
         self._progress.update(self._task, completed=len(analysis.outcomes))

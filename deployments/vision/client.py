@@ -53,10 +53,12 @@ class VisionClient:
 
     async def describe(self, request: DescribeRequest) -> Caption:
         """Caption one clip. Raises ReplicaLost, Overloaded, and what VisionModel.describe raises."""
-        return await self._call(self._handle.describe.remote(request))
+        caption: Caption = await self._call(self._handle.describe.remote(request))
+        return caption
 
     async def status(self) -> ModelStatus:
-        return await self._call(self._handle.status.remote())
+        status: ModelStatus = await self._call(self._handle.status.remote())
+        return status
 
     async def _call(self, response: Any) -> Any:
         try:

@@ -1,6 +1,7 @@
 """One Ray for the whole session: logical CPUs and GPUs, simulated engines, real everything else."""
 
 import contextlib
+import logging
 import socket
 import sys
 from collections.abc import Iterator
@@ -71,8 +72,13 @@ class Cluster:
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Cluster]:
     quiet_ray_console()
-    context = ray.init(
-        address="local", num_cpus=4, num_gpus=4, include_dashboard=True, log_to_driver=False, logging_level="error"
+    context: Any = ray.init(
+        address="local",
+        num_cpus=4,
+        num_gpus=4,
+        include_dashboard=True,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
     )
     try:
         yield Cluster(context.address_info["gcs_address"], f"http://{context.dashboard_url}", free_port())

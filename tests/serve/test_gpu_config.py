@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import ray
 from ray import serve
+from ray.serve._private.common import ReplicaState
 
 from deployments.contracts import DescribeRequest, FrameBatch
 from deployments.vision.client import VisionClient, wait_for_model
@@ -48,7 +49,7 @@ def test_the_gpu_config_puts_replicas_on_fractions_of_gpus_and_scales_with_load(
 
 def _running_replicas() -> int:
     states = serve.status().applications["vidray"].deployments[f"vision-{MODEL}"].replica_states
-    return states.get("RUNNING", 0)
+    return states.get(ReplicaState.RUNNING, 0)
 
 
 def _gpus_in_use() -> float:

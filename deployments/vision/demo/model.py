@@ -56,7 +56,5 @@ def build_model(tokenizer: Any) -> Qwen2_5_VLForConditionalGeneration:
         tie_word_embeddings=True,
     )
     model = Qwen2_5_VLForConditionalGeneration(config)
-    model.generation_config = GenerationConfig(  # type: ignore[no-untyped-call]
-        eos_token_id=end, pad_token_id=padding, do_sample=False
-    )
+    model.generation_config = GenerationConfig(eos_token_id=end, pad_token_id=padding, do_sample=False)
     return model

@@ -111,7 +111,7 @@ class Trainer:
         total = sum(loss * (1.0 if name == "answer" else weight) for name, loss in losses.items())
         assert isinstance(total, torch.Tensor)
         self.optimizer.zero_grad(set_to_none=True)
-        total.backward()  # type: ignore[no-untyped-call]
+        total.backward()
         nn.utils.clip_grad_norm_([p for p in self.parameters if p.grad is not None], 1.0)
         self.optimizer.step()
         self.step += 1
@@ -185,7 +185,7 @@ def main() -> None:
     parser.add_argument("--state", type=Path, default=STATE_FOLDER, help="folder for what --resume needs")
     parser.add_argument("--resume", action="store_true")
     args = parser.parse_args()
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    logging.disable_progress_bar()
     torch.set_num_threads(args.threads)
     trainer = Trainer(Recipe(args.steps, args.vision_steps, args.clips, args.rate, args.seed))
     if args.resume:

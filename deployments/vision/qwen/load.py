@@ -4,8 +4,8 @@ import importlib.util
 from pathlib import Path
 from typing import Any
 
-import bitsandbytes
 import torch
+from bitsandbytes.nn.modules import Linear4bit
 from transformers import AutoTokenizer, BitsAndBytesConfig, Qwen2_5_VLForConditionalGeneration
 from transformers.utils import logging as transformers_logging
 
@@ -69,7 +69,7 @@ def load_checkpoint(settings: VisionSettings) -> tuple[Qwen2_5_VLForConditionalG
     attention = choose_attention(settings, device)
     source = str(DEMO_DIR) if is_demo(settings) else settings.checkpoint
     local = Path(source).is_dir()
-    revision = {} if local or settings.revision is None else {"revision": settings.revision}
+    revision: dict[str, Any] = {} if local or settings.revision is None else {"revision": settings.revision}
     # Its bar is made for a terminal; a replica's log is none.
     transformers_logging.disable_progress_bar()
     try:
@@ -104,5 +104,5 @@ def _keep_nf4_unpacked_where_it_must_be(model: torch.nn.Module) -> None:
     Its packed format takes the scales apart by row; a row of 160 inputs is two and a half blocks of 64, and raises.
     """
     for module in model.modules():
-        if isinstance(module, bitsandbytes.nn.Linear4bit) and module.in_features % _NF4_BLOCK_WEIGHTS:
+        if isinstance(module, Linear4bit) and module.in_features % _NF4_BLOCK_WEIGHTS:
             module.support_avx512bf16_for_cpu = False

@@ -1,5 +1,6 @@
 import itertools
 import math
+from typing import Any
 
 import pytest
 from hypothesis import assume, given
@@ -84,8 +85,12 @@ def test_a_plan_covers_its_range_without_gaps(
 ) -> None:
     begin_s = round(duration_s * start, 3)
     assume(begin_s < duration_s)
-    options = {"clip_duration_s": clip_duration_s, "clip_overlap_s": clip_duration_s * overlap, "start_s": begin_s}
-    clips = plan(duration_s, **options, **sampling)
+    options: dict[str, Any] = {
+        "clip_duration_s": clip_duration_s,
+        "clip_overlap_s": clip_duration_s * overlap,
+        "start_s": begin_s,
+    }
+    clips = plan(duration_s, **(options | sampling))
     assert clips[0].start_s == pytest.approx(begin_s, abs=1e-5)
     assert clips[-1].end_s == pytest.approx(duration_s, abs=1e-5)
     assert [clip.index for clip in clips] == list(range(len(clips)))
