@@ -49,7 +49,7 @@ demo-model: $(READY) ## train the demo checkpoint anew
 	@$(BIN)/python -m deployments.vision.demo.train
 
 eval-demo: $(READY) ## measure the demo checkpoint on held-out scenes
-	@$(BIN)/python -m deployments.vision.demo.evaluate
+	@$(BIN)/python -m benchmarks.demo_model
 
 bench: bench-decode bench-pipeline bench-memory ## all benchmarks
 
