@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve lint format test test-chaos test-gpu demo-model eval-demo bench bench-pipeline bench-decode bench-memory lock clean
+.PHONY: help setup demo serve lint format test test-chaos test-gpu demo-model eval-demo bench bench-pipeline bench-decode bench-memory readme lock clean
 
 help: ## list the verbs
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1|\2/' | column -t -s '|'
@@ -26,11 +26,12 @@ demo: $(READY) ## analyse a drawn sample video with the demo model, end to end, 
 serve: $(READY) ## start Ray and the HTTP app; Ctrl-C stops both
 	@$(BIN)/vidray serve
 
-lint: $(READY) ## formatting, ruff, mypy --strict, config lint
+lint: $(READY) ## formatting, ruff, mypy --strict, config lint, README figures
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 	@$(BIN)/python -m cluster.lint serve_config.yaml cluster/serve_config.gpu.yaml
+	@$(BIN)/python -m benchmarks.readme --check
 
 format: $(READY) ## rewrite the code as `make lint` wants it
 	@$(BIN)/ruff format .
@@ -61,6 +62,9 @@ bench-decode: $(READY) ## our decoder against plain PyAV and decord loops
 
 bench-memory: $(READY) ## peak memory of every process, 2 hours of video against 2 minutes
 	@$(BIN)/python -m benchmarks.memory
+
+readme: $(READY) ## put the figures of benchmarks/results into README.md
+	@$(BIN)/python -m benchmarks.readme
 
 lock: $(READY) ## write constraints.txt from this environment
 	@$(BIN)/python -m pip freeze --exclude-editable | sed -E 's/\+cpu$$//' | sort -f > constraints.txt
