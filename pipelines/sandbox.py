@@ -1,7 +1,9 @@
 """Probe and decode untrusted video in a child process, so that nothing a file does reaches the caller's process."""
 
 import os
+import random
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -12,6 +14,7 @@ import numpy as np
 
 from deployments.contracts import FrameBatch
 from deployments.errors import AppError, DecoderLost, PoisonClip, UnreadableVideo
+from deployments.retry import RetryPolicy
 from pipelines.sandbox_pipe import ChildDied, ChildProcess, Fault, SandboxLimits, patience
 from pipelines.video import ClipPlan, DecoderName, VideoInfo
 
@@ -19,6 +22,8 @@ __all__ = ["ATTEMPTS", "Fault", "Sandbox", "SandboxLimits"]
 
 ATTEMPTS = 3
 """How often a probe or a clip may kill its child before it is given up."""
+
+_RETRY = RetryPolicy(attempts=ATTEMPTS)
 
 
 class Sandbox:
@@ -33,6 +38,7 @@ class Sandbox:
         self._child: ChildProcess | None = None
         self._turn = threading.Lock()
         self._holder: int | None = None
+        self._rng = random.Random()
 
     @property
     def child_pid(self) -> int | None:
@@ -146,11 +152,18 @@ class Sandbox:
             yield _batch(answer, raw, size) if answer.get("kind") == "clip" else _error(answer)
 
     def _started(self) -> ChildProcess:
-        if self._child is None:
+        """Return the running child or a new one; that one does not start is no clip's fault and is tried again."""
+        for failures in range(ATTEMPTS):
+            if self._child is not None:
+                break
+            if failures > 1:  # the first failure may be chance, a second one wants time
+                time.sleep(_RETRY.wait_s(failures - 1, self._rng))
             try:
                 self._child = ChildProcess(self._limits, self._faults)
             except (ChildDied, OSError) as error:
-                raise DecoderLost(f"expected a decoder process to start, but {error}") from None
+                why = str(error)
+        if self._child is None:
+            raise DecoderLost(f"expected a decoder process to start in {ATTEMPTS} attempts, but {why}")
         return self._child
 
     def _bury(self, death: ChildDied) -> str:

@@ -1,45 +1,14 @@
 """Whole analyses on the deployed app: real files, decoders and Ray Data, a simulated engine that fails on demand."""
 
-import asyncio
 import json
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from deployments.settings import VisionSettings
-from deployments.vision.catalog import model_info
-from deployments.vision.client import VisionClient, wait_for_model
-from pipelines.analysis import Analysis, AnalysisOptions, open_analysis, plan_analysis, run_analyses
-from pipelines.ledger import open_store
+from pipelines.analysis import Analysis
 from pipelines.outcome import ClipOutcome
-from pipelines.plan import SamplingOptions
-from pipelines.sandbox import Sandbox
-from pipelines.source import inspect_source
-from tests.serve.conftest import Cluster, simulated_config
-
-MODEL = model_info("sim", VisionSettings.model_validate(simulated_config()["applications"][0]["args"]["models"]["sim"]))
-OnOutcome = Callable[[Analysis, ClipOutcome], None]
-
-
-def analyse(
-    video: Path, out: Path, *, on_outcome: OnOutcome | None = None, in_flight: int = 8, **sampling: Any
-) -> dict[str, Any]:
-    options = AnalysisOptions(sampling=SamplingOptions.model_validate({"clip_duration_s": 5.0} | sampling))
-
-    async def run() -> dict[str, Any]:
-        client = VisionClient.connect("sim")
-        await wait_for_model(client, deadline_s=60)
-        with Sandbox() as sandbox:
-            source = inspect_source(str(video), sandbox)
-        store = open_store(str(out))
-        analysis = await open_analysis(source, MODEL, options, plan_analysis(source, MODEL, options), store)
-        hear = on_outcome or (lambda analysis, outcome: None)
-        [result] = await run_analyses([analysis], client, in_flight=asyncio.Semaphore(in_flight), on_outcome=hear)
-        return result
-
-    return asyncio.run(run())
+from tests.analyses import analyse
+from tests.ray_cluster import Cluster, simulated_config
 
 
 def test_every_clip_is_described_with_its_own_frames(cluster: Cluster, sample: Path, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ import time
 import httpx2
 from ray import serve
 
-from tests.serve.conftest import Cluster, simulated_config
+from tests.ray_cluster import Cluster, simulated_config
 
 
 def test_the_app_is_ready_once_its_model_is_loaded_and_lists_it(cluster: Cluster) -> None:

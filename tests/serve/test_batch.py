@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.serve.conftest import Cluster, simulated_config
+from tests.ray_cluster import Cluster, simulated_config
 
 
 def submit(cluster: Cluster, *arguments: str) -> subprocess.CompletedProcess[str]:

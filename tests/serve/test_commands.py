@@ -14,7 +14,7 @@ import httpx2
 import psutil
 import yaml
 
-from tests.serve.conftest import Cluster, free_port, simulated_config, vidray
+from tests.ray_cluster import Cluster, free_port, simulated_config, vidray
 
 # Ray asks for its token by itself for the clusters that it starts, but not for an address that is given.
 ENVIRONMENT = os.environ | {"NO_COLOR": "1", "COLUMNS": "200", "RAY_AUTH_MODE": "token"}

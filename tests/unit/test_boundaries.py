@@ -14,7 +14,13 @@ ALLOWED_ROOMS = {
     "cluster": set(ROOMS),
 }
 ENGINES = ("deployments/vision/qwen/", "deployments/vision/demo/")
-DECODERS = ("pipelines/probe.py", "pipelines/demux.py", "pipelines/decode.py", "pipelines/decord_decoder.py")
+DECODERS = (
+    "pipelines/probe.py",
+    "pipelines/demux.py",
+    "pipelines/decode.py",
+    "pipelines/pictures.py",
+    "pipelines/decord_decoder.py",
+)
 FENCES: dict[str, tuple[str, ...]] = {
     "torch": ENGINES,
     "transformers": ENGINES,

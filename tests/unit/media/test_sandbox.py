@@ -15,8 +15,9 @@ import pytest
 
 from deployments.contracts import FrameBatch
 from deployments.errors import AppError, DecoderLost, PoisonClip, SourceNotFound, UnreadableVideo
+from pipelines import sandbox as sandbox_module
 from pipelines.sandbox import ATTEMPTS, Fault, Sandbox, SandboxLimits
-from pipelines.sandbox_pipe import patience
+from pipelines.sandbox_pipe import ChildDied, ChildProcess, patience
 from pipelines.video import ClipPlan
 from tests.unit.media.conftest import Library
 from tests.videos import read_index, write_sound
@@ -292,3 +293,19 @@ def test_nothing_of_the_callers_environment_reaches_the_child(
 def test_the_parent_needs_no_decoder_library() -> None:
     code = "import sys, pipelines.sandbox; sys.exit('av' in sys.modules or 'decord' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+def test_a_child_that_dies_while_it_starts_is_started_again(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
+    started = 0
+
+    def dies_first(limits: SandboxLimits, faults: Sequence[Fault]) -> ChildProcess:
+        nonlocal started
+        started += 1
+        if started == 1:
+            raise ChildDied("died of SIGKILL")
+        return ChildProcess(limits, faults)
+
+    monkeypatch.setattr(sandbox_module, "ChildProcess", dies_first)
+    with Sandbox() as sandbox:
+        assert verdicts(sandbox, library.path("h264.mp4")) == ["frames"] * 4
+    assert started == 2
