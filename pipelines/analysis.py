@@ -175,9 +175,8 @@ async def _run_analyses(
                 if isinstance(end, StopAsyncIteration):
                     break
                 raise
-            by_video[clip.video].timings.setdefault(
-                "first_decoded_s", time.perf_counter() - by_video[clip.video].begun_s
-            )
+            decoding = by_video[clip.video]
+            decoding.timings.setdefault("first_decoded_s", time.perf_counter() - decoding.begun_s)
             # A callback, not the task's own `finally`: a task cancelled before it starts never runs its body.
             group.create_task(work(clip)).add_done_callback(lambda _: in_flight.release())
     return [results[analysis.analysis_id] for analysis in analyses]
