@@ -1,4 +1,4 @@
-"""Keep README's figures equal to `benchmarks/results/`: `python -m benchmarks.readme` writes, `--check` only compares."""
+"""Keep the figures in README equal to `benchmarks/results/`: `--check` compares, no argument rewrites."""
 
 import json
 import sys
