@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve lint format test test-chaos test-gpu demo-model eval-demo bench bench-pipeline bench-decode bench-memory readme lock clean
+.PHONY: help setup demo serve lint format test test-chaos test-gpu demo-model eval-demo bench bench-pipeline bench-decode bench-memory bench-timeline readme lock clean
 
 help: ## list the verbs
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1|\2/' | column -t -s '|'
@@ -52,7 +52,7 @@ demo-model: $(READY) ## train the demo checkpoint anew
 eval-demo: $(READY) ## measure the demo checkpoint on held-out scenes
 	@$(BIN)/python -m benchmarks.demo_model
 
-bench: bench-decode bench-pipeline bench-memory ## all benchmarks
+bench: bench-decode bench-timeline bench-pipeline bench-memory ## all benchmarks
 
 bench-pipeline: $(READY) ## efficiency of the whole chain against the bare engine
 	@$(BIN)/python -m benchmarks.pipeline
@@ -62,6 +62,9 @@ bench-decode: $(READY) ## our decoder against plain PyAV and decord loops
 
 bench-memory: $(READY) ## peak memory of every process, 2 hours of video against 2 minutes
 	@$(BIN)/python -m benchmarks.memory
+
+bench-timeline: $(READY) ## error of every sampled frame's time, by kind of file
+	@$(BIN)/python -m benchmarks.timeline
 
 readme: $(READY) ## put the figures of benchmarks/results into README.md
 	@$(BIN)/python -m benchmarks.readme

@@ -16,9 +16,11 @@ import numpy as np
 import pyarrow as pa
 import ray.data
 from ray.data import Dataset, ExecutionResources, TaskPoolStrategy
+from ray.exceptions import RayError
 
 from deployments.contracts import FrameBatch
 from deployments.errors import AppError
+from deployments.ray_errors import translate
 from pipelines.outcome import ClipError, DecodedClip
 from pipelines.sandbox import Sandbox
 from pipelines.source import Source, inspect_source
@@ -184,6 +186,8 @@ async def _from_thread(dataset: Dataset) -> AsyncGenerator[dict[str, Any], None]
     try:
         while (row := await loop.run_in_executor(thread, next, rows, None)) is not None:
             yield row
+    except RayError as error:
+        raise translate(error) from error
     finally:
         # Queued behind a `next` that may still run: closing ends Ray Data's executor and its tasks.
         thread.submit(rows.close)

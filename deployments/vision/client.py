@@ -1,16 +1,17 @@
-"""Call a named model's replicas: the one place where Ray's errors become ours."""
+"""Call a named model's replicas."""
 
 import asyncio
 import time
 from typing import Any, TypeVar
 
 from ray import serve
-from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError, TaskCancelledError
-from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RayServeException
+from ray.exceptions import RayError
+from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
 from deployments.contracts import Caption, DescribeRequest
-from deployments.errors import AppError, ModelLoadFailed, Overloaded, ReplicaLost, UnknownModel
+from deployments.errors import ModelLoadFailed, UnknownModel
+from deployments.ray_errors import translate
 from deployments.vision.deployment import ModelStatus
 
 Answer = TypeVar("Answer")
@@ -63,10 +64,8 @@ class VisionClient:
     async def _call(self, response: Any) -> Any:
         try:
             return await response
-        except RayTaskError as error:
-            raise translate(error) from error
         except (RayError, RayServeException) as error:
-            raise translate(error) from None
+            raise translate(error) from error
 
 
 async def wait_for_model(client: VisionClient, *, deadline_s: float) -> ModelStatus:
@@ -80,21 +79,3 @@ async def wait_for_model(client: VisionClient, *, deadline_s: float) -> ModelSta
             return status
         await asyncio.sleep(_POLL_S)
     raise ModelLoadFailed(f"the model must load within {deadline_s:g} s, got no model")
-
-
-def translate(error: BaseException) -> BaseException:
-    """Return our error for one of Ray's; a programmer's error from the replica comes back as it was raised there."""
-    if isinstance(error, RayTaskError):
-        cause = error.cause
-        if isinstance(cause, AppError):
-            return cause
-        if isinstance(cause, RayError | RayServeException):
-            return translate(cause)
-        return error
-    if isinstance(error, BackPressureError):
-        return Overloaded("the model's queue is full")
-    if isinstance(error, RayActorError | DeploymentUnavailableError | GetTimeoutError):
-        return ReplicaLost("the model's replica died or is not ready")
-    if isinstance(error, TaskCancelledError):
-        return asyncio.CancelledError()
-    return error

@@ -1,6 +1,7 @@
 """The replica around an engine: it waits, gathers, times and reports; the engine thinks."""
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Sequence
@@ -81,10 +82,9 @@ class VisionModel:
             self._startup = asyncio.create_task(self._load_at_start())
 
     async def _load_at_start(self) -> None:
-        try:
+        # Told in the log and in every status.
+        with contextlib.suppress(ModelLoadFailed):
             await self._ensure_loaded()
-        except ModelLoadFailed as error:
-            logger.error("model load failed", extra={"model": self._info.name, "error": error.message})
 
     async def _ensure_loaded(self) -> None:
         async with self._load_lock:
@@ -97,6 +97,8 @@ class VisionModel:
                 await self._on_engine_thread(self._engine.load)
             except AppError as error:
                 self._state, self._load_error = "failed", error
+                # Callers get one line without paths; the reason behind it is for the log.
+                logger.error("model load failed", exc_info=error, extra={"model": self._info.name})
                 raise
             except BaseException:
                 self._state = "cold"
@@ -108,6 +110,11 @@ class VisionModel:
         self._busy_since_s = time.monotonic()
         try:
             captions: list[Caption] = await self._on_engine_thread(self._engine.describe, requests)
+        except EngineFailed as error:
+            logger.warning(
+                "engine call failed", exc_info=error, extra={"model": self._info.name, "clips": len(requests)}
+            )
+            raise
         finally:
             self._busy_since_s = None
         if len(captions) != len(requests):
