@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from pipelines.sandbox import Sandbox
-
 from deployments.contracts import ModelInfo
 from deployments.errors import UnknownModel
 from deployments.vision.catalog import model_info
@@ -22,6 +20,7 @@ from pipelines.analysis import (
 )
 from pipelines.ledger import open_store
 from pipelines.outcome import ClipOutcome
+from pipelines.sandbox import Sandbox
 from pipelines.source import inspect_source
 from serve_app.cluster_app import connected_app, local_app
 from serve_app.config import load_config
