@@ -13,7 +13,7 @@ from av.video.stream import VideoStream
 from deployments.contracts import FrameBatch
 from pipelines.demux import PacketReader, Span
 from pipelines.pictures import Pictures
-from pipelines.probe import OpenVideo, damage_ignored
+from pipelines.probe import OpenVideo, damage_ignored, own_decoder
 from pipelines.selection import PacketMark, Run, entry_points, latest_ticks, runs, spans, wanted_pts
 from pipelines.video import ClipPlan, DecoderName
 
@@ -52,8 +52,10 @@ class PyavDecoder:
     """
 
     def __init__(self, path: Path) -> None:
-        self._video = OpenVideo(path)
-        self._decoder = self._video.stream.codec_context
+        # One opening at a time: a container's index grows with the film (75 bytes a frame in MP4, 13 MB for two hours).
+        with OpenVideo(path) as video:
+            self._video = video
+            self._decoder = own_decoder(video.stream)
         self._reader = PacketReader(path, self._video.first.pts)
         self._scaler = VideoReformatter()
         # Where the decoder stands: pts of the keyframe it began at and of the packet it was fed last.
@@ -72,7 +74,6 @@ class PyavDecoder:
         return found.batch(clip, self._video)
 
     def close(self) -> None:
-        self._video.close()
         self._reader.close()
 
     def _by_packets(self, ticks: Sequence[int], found: Pictures) -> bool:

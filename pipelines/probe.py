@@ -13,9 +13,11 @@ from typing import Self
 import av
 import av.error
 import av.logging
+from av.codec import CodecContext
 from av.container import InputContainer
 from av.packet import Packet
 from av.stream import Discard, Disposition
+from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
@@ -70,8 +72,7 @@ class OpenVideo:
             codec = self.stream.codec_context
             self.has_pts = _has_pts(self.container, self.stream)
             self._delay_ticks = 0
-            codec.options = {"max_pixels": str(MAX_FRAME_PIXELS)}
-            codec.thread_count = 1
+            _limit(codec)
             check_pixels(codec.width, codec.height)
             self.first = self._first_frame()
         except BaseException:
@@ -205,6 +206,25 @@ def picture_stream(container: InputContainer, name: str) -> VideoStream:
         if other is not stream:
             other.discard = Discard.all
     return stream
+
+
+def own_decoder(stream: VideoStream) -> VideoCodecContext:
+    """Return a decoder for the stream's packets that no seek in a container empties and that outlives the container."""
+    told = stream.codec_context
+    decoder = CodecContext.create(told.codec.name, "r")
+    assert isinstance(decoder, VideoCodecContext)
+    if told.extradata:
+        decoder.extradata = told.extradata
+    decoder.width, decoder.height, decoder.codec_tag = told.width, told.height, told.codec_tag
+    _limit(decoder)
+    # Now, while nothing is to be skipped: dav1d asks for `skip_frame` only when it is opened.
+    decoder.open()
+    return decoder
+
+
+def _limit(decoder: VideoCodecContext) -> None:
+    decoder.options = {"max_pixels": str(MAX_FRAME_PIXELS)}
+    decoder.thread_count = 1
 
 
 def _has_pts(container: InputContainer, stream: VideoStream) -> bool:
