@@ -41,6 +41,7 @@ command = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False, add
 
 @command.command()
 def batch(
+    context: typer.Context,
     videos: Annotated[str, typer.Option("--input", help="a glob of video files, or a .txt file with a path per line")],
     output: Annotated[str, typer.Option(help="directory or object store URL; one folder per video")],
     model: Annotated[str | None, typer.Option(help="the running app's model [default: its only one]")] = None,
@@ -54,24 +55,13 @@ def batch(
     end_s: options.End = None,
     max_tokens: options.MaxTokens = 128,
     temperature: options.Temperature = 0.0,
+    seed: options.Seed = 0,
     decoder: options.Decoder = "pyav",
     in_flight_clips: Annotated[int, typer.Option(min=1, help="clips between decoder and commit at any time")] = 64,
     decode_cpus: Annotated[float, typer.Option(min=0.1, help="CPUs accounted to one decode task")] = 1.0,
 ) -> None:
     """Describe many videos; every finished clip is kept, whatever stops the job."""
-    asked = options.analysis_options(
-        prompt=prompt,
-        max_tokens=max_tokens,
-        temperature=temperature,
-        decoder=decoder,
-        per=per,
-        clip_duration_s=clip_duration_s,
-        clip_overlap_s=clip_overlap_s,
-        fps=fps,
-        frames_per_clip=frames_per_clip,
-        start_s=start_s,
-        end_s=end_s,
-    )
+    asked = options.analysis_options(context.params)
     paths = expand_input(videos)
     store = open_store(output)
     quiet_ray_console()

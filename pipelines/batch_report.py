@@ -7,12 +7,12 @@ from types import TracebackType
 from typing import Any, Self
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from deployments.errors import AppError
 from pipelines.analysis import Analysis
 from pipelines.command_line import DONE, FAILED, PARTIAL
 from pipelines.outcome import ClipOutcome
+from pipelines.progress_bar import clip_progress
 
 _LINE_EVERY_S = 10.0
 
@@ -30,17 +30,7 @@ class BatchReport:
         self._said_s = self._begun_s
         console = Console(stderr=True, highlight=False)
         self._terminal = console.is_terminal
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("clips"),
-            TimeElapsedColumn(),
-            TextColumn("ETA"),
-            TimeRemainingColumn(),
-            console=console,
-            disable=not self._terminal,
-        )
+        self._progress = clip_progress(console, transient=False)
         self._task = self._progress.add_task("describing", total=None)
 
     def __enter__(self) -> Self:

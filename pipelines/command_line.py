@@ -1,6 +1,7 @@
 """What the commands that analyse videos share: their options, and one line for every expected failure."""
 
 import sys
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 import typer
@@ -15,6 +16,7 @@ from pipelines.plan import SamplingOptions
 DONE, FAILED, USAGE, PARTIAL, INTERRUPTED = 0, 1, 2, 3, 130
 """Exit codes: done; it failed; the command or its input was wrong; done, but not every clip has a caption; Ctrl-C."""
 
+Seed = Annotated[int, typer.Option(help="which of the possible variations; the same seed gives the same caption")]
 Prompt = Annotated[str, typer.Option(help="what to ask about each clip")]
 Per = Annotated[str, typer.Option(help="one caption per `clip` or per sampled `frame`")]
 ClipDuration = Annotated[float, typer.Option(help="seconds per clip")]
@@ -28,20 +30,23 @@ Temperature = Annotated[float, typer.Option(help="0 writes the likeliest caption
 Decoder = Annotated[str, typer.Option(help="`pyav` or `decord`")]
 
 
-def analysis_options(
-    *, prompt: str, max_tokens: int, temperature: float, decoder: str, **sampling: Any
-) -> AnalysisOptions:
-    """Return the checked options; `sampling` holds the fields of SamplingOptions. Raises InvalidOption."""
+def analysis_options(given: Mapping[str, Any]) -> AnalysisOptions:
+    """Return the checked options out of a command's parameters, which bear the options' own names.
+
+    Raises InvalidOption.
+    """
+    decoder, prompt = given["decoder"], given["prompt"]
     if decoder not in ("pyav", "decord"):
         raise InvalidOption(f"decoder must be pyav or decord, got {decoder!r}")
     if not prompt.strip():
         raise InvalidOption(f"prompt must say something, got {prompt!r}")
-    generation = {"max_tokens": max_tokens, "temperature": temperature}
+    sampling = {name: given[name] for name in SamplingOptions.model_fields}
+    generation = {name: given[name] for name in GenerationOptions.model_fields if name in given}
     return AnalysisOptions(
         sampling=parse(SamplingOptions, sampling, error=InvalidOption),
         prompt=prompt,
         generation=parse(GenerationOptions, generation, error=InvalidOption),
-        decoder="decord" if decoder == "decord" else "pyav",
+        decoder=decoder,
     )
 
 

@@ -4,7 +4,7 @@ import asyncio
 import random
 import time
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from deployments.contracts import Caption, DescribeRequest, GenerationOptions
 from deployments.errors import AppError, EngineFailed, Overloaded
@@ -61,38 +61,31 @@ async def describe_clip(
 
 
 def _described(clip: DecodedClip, caption: Caption, attempts: int) -> ClipOutcome:
-    plan = clip.plan
-    return ClipOutcome(
-        index=plan.index,
-        start_s=plan.start_s,
-        end_s=plan.end_s,
-        frames_planned=len(plan.sample_times_s),
-        pts_s=_pts_s(clip),
+    return _outcome(
+        clip,
         text=caption.text,
         tokens=caption.output_tokens,
         prompt_tokens=caption.prompt_tokens,
         finish_reason=caption.finish_reason,
         attempts=attempts,
         served_by="local",
-        decode_s=round(clip.decode_s, 6),
         queue_s=round(caption.queue_s, 6),
         engine_s=round(caption.engine_s, 6),
     )
 
 
 def _failed(clip: DecodedClip, error: ClipError, attempts: int) -> ClipOutcome:
-    plan = clip.plan
+    return _outcome(clip, error=error, attempts=attempts)
+
+
+def _outcome(clip: DecodedClip, **became: Any) -> ClipOutcome:
+    plan, frames = clip.plan, clip.frames
     return ClipOutcome(
         index=plan.index,
         start_s=plan.start_s,
         end_s=plan.end_s,
         frames_planned=len(plan.sample_times_s),
-        pts_s=_pts_s(clip),
-        error=error,
-        attempts=attempts,
+        pts_s=() if frames is None else tuple(round(float(pts), 6) for pts in frames.pts_s),
         decode_s=round(clip.decode_s, 6),
+        **became,
     )
-
-
-def _pts_s(clip: DecodedClip) -> tuple[float, ...]:
-    return () if clip.frames is None else tuple(round(float(pts), 6) for pts in clip.frames.pts_s)

@@ -33,6 +33,7 @@ ConfigOption = Annotated[Path | None, typer.Option("--config", help="Serve confi
 
 @app.command()
 def analyze(
+    context: typer.Context,
     video: Annotated[str, typer.Argument(help="the video file", show_default=False)],
     out: Annotated[
         str | None, typer.Option(help="directory or URL for the results [default: out/VIDEO's name]")
@@ -48,6 +49,7 @@ def analyze(
     end_s: options.End = None,
     max_tokens: options.MaxTokens = 128,
     temperature: options.Temperature = 0.0,
+    seed: options.Seed = 0,
     decoder: options.Decoder = "pyav",
     config: ConfigOption = None,
     address: Annotated[
@@ -56,19 +58,7 @@ def analyze(
     as_json: Annotated[bool, typer.Option("--json", help="print result.json instead of the timeline")] = False,
 ) -> None:
     """Describe a video clip by clip. The same command run again goes on where the last one stopped."""
-    asked = options.analysis_options(
-        prompt=prompt,
-        max_tokens=max_tokens,
-        temperature=temperature,
-        decoder=decoder,
-        per=per,
-        clip_duration_s=clip_duration_s,
-        clip_overlap_s=clip_overlap_s,
-        fps=fps,
-        frames_per_clip=frames_per_clip,
-        start_s=start_s,
-        end_s=end_s,
-    )
+    asked = options.analysis_options(context.params)
     target = out if out is not None else f"out/{Path(video).stem}"
     request = AnalyzeRequest(video, target, asked, config or default_config_path(), model, address)
     try:

@@ -6,18 +6,10 @@ from typing import Any, Self
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    SpinnerColumn,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 
 from pipelines.analysis import Analysis
 from pipelines.outcome import ClipOutcome
+from pipelines.progress_bar import clip_progress
 from pipelines.results import clock
 
 
@@ -26,19 +18,7 @@ class TerminalWatcher:
 
     def __init__(self) -> None:
         self._console = Console(stderr=True, highlight=False)
-        self._progress = Progress(
-            SpinnerColumn(),
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("clips"),
-            TimeElapsedColumn(),
-            TextColumn("ETA"),
-            TimeRemainingColumn(elapsed_when_finished=False),
-            console=self._console,
-            disable=not self._console.is_terminal,
-            transient=True,
-        )
+        self._progress = clip_progress(self._console, transient=True)
         self._task = self._progress.add_task("starting", total=None)
 
     def __enter__(self) -> Self:
