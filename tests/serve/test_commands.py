@@ -49,7 +49,14 @@ def test_ctrl_c_keeps_what_is_done_and_the_same_command_goes_on(cluster: Cluster
     config.write_text(yaml.safe_dump(simulated_config(frame_s=0.2)))
     command = vidray("analyze", str(sample), "--out", str(out), "--config", str(config), "--clip-duration-s", "5")
     running = subprocess.Popen(
-        command, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+        command,
+        env=ENVIRONMENT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        # As at a terminal: a suite run in the background passes on that Ctrl-C is to be ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     clips = out / "ledger" / "clips"
     try:
