@@ -46,8 +46,9 @@ test-chaos: $(READY) ## the tests that break things on purpose and take minutes
 test-gpu: $(READY) ## the tests that need a CUDA device
 	@$(BIN)/python -m pytest -m gpu
 
-demo-model: $(READY) ## train the demo checkpoint anew
-	@$(BIN)/python -m deployments.vision.demo.train
+demo-model: $(READY) ## train a demo checkpoint anew, into build/demo-model/checkpoint
+	@$(BIN)/python -m deployments.vision.demo.train --out build/demo-model/checkpoint --state build/demo-model/state \
+	  --steps 3600 --vision-steps 2500 --clips 32
 
 eval-demo: $(READY) ## measure the demo checkpoint on held-out scenes
 	@$(BIN)/python -m benchmarks.demo_model

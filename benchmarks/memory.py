@@ -35,19 +35,26 @@ SETTINGS = VisionSettings(
 )
 
 
+Peaks = dict[str, dict[str, float]]
+
+
 class PeakMemory(threading.Thread):
-    """Follows this process and all its descendants; keeps the highest resident size of each role, in MiB."""
+    """Follows this process and all its descendants; keeps the highest sizes of each role, in MiB.
+
+    `resident` is the kernel's VmHWM, which counts the pages of Ray's object store that a process has touched as its
+    own, though all processes share them; `shared` is the highest sampled RssShmem, those pages alone.
+    """
 
     def __init__(self) -> None:
         super().__init__(daemon=True)
-        self.peaks_mib: dict[str, float] = defaultdict(float)
+        self.peaks_mib: dict[str, dict[str, float]] = defaultdict(lambda: {"resident": 0.0, "shared": 0.0})
         self._ended = threading.Event()
 
     def run(self) -> None:
         while not self._ended.wait(0.2):
             self._look()
 
-    def stop(self) -> dict[str, float]:
+    def stop(self) -> Peaks:
         self._look()
         self._ended.set()
         self.join()
@@ -62,9 +69,11 @@ class PeakMemory(threading.Thread):
                 status = Path(f"/proc/{process.pid}/status").read_text()
             except (psutil.Error, OSError):
                 continue
-            marks = [line.split() for line in status.splitlines() if line.startswith("VmHWM:")]
-            if role and marks:
-                self.peaks_mib[role] = max(self.peaks_mib[role], int(marks[0][1]) / 1024)
+            fields = dict(line.split(":", 1) for line in status.splitlines() if ":" in line)
+            if role and "VmHWM" in fields:
+                peaks = self.peaks_mib[role]
+                for name, field in (("resident", "VmHWM"), ("shared", "RssShmem")):
+                    peaks[name] = max(peaks[name], int(fields[field].split()[0]) / 1024)
 
 
 def _role(process: psutil.Process) -> str | None:
@@ -97,7 +106,7 @@ async def analyse(film: Path) -> int:
     return len(clips)
 
 
-def peaks_mib(film: Path) -> dict[str, float]:
+def peaks_mib(film: Path) -> Peaks:
     """Return the peak of each role while the film is analysed."""
     with local_app(app_config(SETTINGS), http=False):
         memory = PeakMemory()
@@ -106,12 +115,12 @@ def peaks_mib(film: Path) -> dict[str, float]:
         return memory.stop()
 
 
-def measure_apart(film: Path) -> dict[str, float]:
+def measure_apart(film: Path) -> Peaks:
     """Run `peaks_mib` in a process of its own, so that the driver's peak, too, belongs to this film alone."""
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.memory", str(film)], capture_output=True, text=True, check=True
     )
-    peaks: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    peaks: Peaks = json.loads(done.stdout.splitlines()[-1])
     return peaks
 
 
@@ -122,7 +131,14 @@ def main(long_s: float) -> None:
     long = measure_apart(write_film(name, width=1280, height=720, duration_s=long_s))
     roles = sorted(set(short) & set(long))
     figures = {
-        role: {"short_mib": short[role], "long_mib": long[role], "ratio": long[role] / short[role]} for role in roles
+        role: {
+            "short, MiB": short[role]["resident"],
+            "long, MiB": long[role]["resident"],
+            "short, of it shared, MiB": short[role]["shared"],
+            "long, of it shared, MiB": long[role]["shared"],
+            "ratio": long[role]["resident"] / short[role]["resident"],
+        }
+        for role in roles
     }
     write_result(
         "memory" if long_s == LONG_S else "memory-trial",
