@@ -114,7 +114,8 @@ class FrameSpec:
 class ModelInfo:
     """What a caller must know of a model before it sends frames; available before the weights are loaded.
 
-    `revision` names the weights and engine settings, so that equal revisions give equal captions. `notice` is what
+    `revision` names the checkpoint and the engine settings as configured; weights that move behind the same name (a hub
+    branch, an overwritten directory) it cannot tell apart. `notice` is what
     people must be told wherever the model's words are shown.
     """
 

@@ -117,8 +117,8 @@ async def run_analyses(
     """Bring the analyses to their end with the one model that `describer` calls; return their results in order.
 
     `in_flight` bounds the clips between decoder and commit, over everyone who shares it. Every outcome is committed
-    before `on_outcome` hears of it. A result is written as soon as its last clip is committed. Cancelling stops new
-    clips at once; what was committed stands. Raises StorageFailed.
+    before `on_outcome` hears of it, but for failures that may pass. A result is written as soon as its last clip is
+    there. Cancelling stops new clips at once; what was committed stands. Raises StorageFailed, ModelLoadFailed.
     """
     try:
         return await _run_analyses(analyses, describer, in_flight, decode_cpus, on_outcome)
@@ -141,6 +141,7 @@ async def _run_analyses(
     by_video = {analysis.analysis_id: analysis for analysis in analyses}
     results: dict[str, dict[str, Any]] = {}
     rng = random.Random()
+    suspects = asyncio.Lock()
     for analysis in analyses:
         # From here on the work is timed, however long the caller took to bring up a model since the claim.
         analysis.begun_s = time.perf_counter()
@@ -148,9 +149,11 @@ async def _run_analyses(
     async def work(clip: DecodedClip) -> None:
         analysis = by_video[clip.video]
         options = DescribeOptions(analysis.options.prompt, analysis.options.generation)
-        outcome = await describe_clip(clip, describer, options, rng)
+        outcome = await describe_clip(clip, describer, options, rng, suspects)
         commit_s = time.perf_counter()
-        outcome = await analysis.ledger.commit(outcome)
+        # A failure that may pass is told in this run's result, but not made final: the next run tries again.
+        if outcome.error is None or not outcome.error.retryable:
+            outcome = await analysis.ledger.commit(outcome)
         now_s = time.perf_counter()
         timings = analysis.timings
         timings["commit_s"] = timings.get("commit_s", 0.0) + now_s - commit_s

@@ -8,6 +8,7 @@ import asyncio
 import glob
 import json
 import logging
+import os
 import sys
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
@@ -57,7 +58,9 @@ def batch(
     temperature: options.Temperature = 0.0,
     seed: options.Seed = 0,
     decoder: options.Decoder = "pyav",
-    in_flight_clips: Annotated[int, typer.Option(min=1, help="clips between decoder and commit at any time")] = 64,
+    in_flight_clips: Annotated[
+        int, typer.Option(min=2 * PACKS_AT_ONCE, help="most clips between decoder and commit")
+    ] = 64,
     decode_cpus: Annotated[float, typer.Option(min=0.1, help="CPUs accounted to one decode task")] = 1.0,
 ) -> None:
     """Describe many videos; every finished clip is kept, whatever stops the job."""
@@ -84,14 +87,15 @@ def expand_input(given: str) -> list[str]:
     if given.endswith(".txt"):
         try:
             lines = Path(given).read_text().splitlines()
-        except OSError as error:
-            raise InvalidInput(f"--input must be a readable list of videos, got {error.strerror}: {given}") from error
+        except (OSError, UnicodeDecodeError) as error:
+            came = getattr(error, "strerror", None) or "bytes that are no UTF-8"
+            raise InvalidInput(f"--input must be a readable list of videos, got {came}: {given}") from error
         paths = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
     else:
         paths = sorted(glob.glob(given, recursive=True))
     if not paths:
         raise InvalidInput(f"--input must name at least one video, got none: {given}")
-    return list(dict.fromkeys(str(Path(path).resolve()) for path in paths))
+    return list(dict.fromkeys(map(os.path.abspath, paths)))
 
 
 @dataclass(slots=True)
@@ -143,7 +147,8 @@ class _Job:
             yield pack
 
     async def _open(self, path: str, source: Source, model: ModelInfo, opened: dict[str, str]) -> Analysis:
-        prefix = f"{Path(path).stem}-{source.sha256[:12]}/"
+        stem = "".join(c if c.isprintable() and c != "/" else "_" for c in Path(source.filename).stem)
+        prefix = f"{stem}-{source.sha256[:12]}/"
         if prefix in opened:
             raise OutputConflict(f"expected each video once, got the same name and bytes as {opened[prefix]}")
         opened[prefix] = path

@@ -1,5 +1,6 @@
 """What a batch job tells while it runs and when it is done."""
 
+import os
 import sys
 import time
 from collections import Counter
@@ -61,7 +62,7 @@ class BatchReport:
     def finished(self, analysis: Analysis, result: dict[str, Any]) -> None:
         self._rows.append(
             {
-                "input": analysis.source.path,
+                "input": os.fsencode(analysis.source.path).decode("utf-8", "replace"),
                 "status": result["status"],
                 "output": analysis.prefix.rstrip("/"),
                 "analysis_id": result["analysis_id"],
@@ -71,9 +72,10 @@ class BatchReport:
 
     def refused(self, path: str, error: AppError) -> None:
         """A video that cannot be analysed at all is a row, too."""
-        row = {"input": path, "status": "failed", "error": {"code": error.code, "message": error.message}}
+        shown = os.fsencode(path).decode("utf-8", "replace")
+        row = {"input": shown, "status": "failed", "error": {"code": error.code, "message": error.message}}
         self._rows.append(row)
-        self._progress.console.print(f"failed: {path}: {error.message}", markup=False)
+        self._progress.console.print(f"failed: {shown}: {error.message}", markup=False)
 
     @property
     def exit_code(self) -> int:

@@ -5,6 +5,7 @@ runs of neighbouring clips ── decode (tasks, each with a sandboxed decoder p
 
 import asyncio
 import contextlib
+import os
 import pickle
 import time
 from collections.abc import AsyncGenerator, Generator, Iterable, Iterator, Sequence
@@ -40,6 +41,7 @@ _ROW = pa.schema(
         ("pts_s", pa.list_(pa.float64())),
         ("error_code", pa.string()),
         ("error_message", pa.string()),
+        ("error_retryable", pa.bool_()),
         ("decode_s", pa.float64()),
     ]
 )
@@ -85,7 +87,9 @@ async def decoded_clips(runs: Sequence[DecodeRun], *, decode_cpus: float = 1.0) 
 def decode_dataset(runs: Sequence[DecodeRun], *, decode_cpus: float) -> Dataset:
     """Return the lazy chain; each of its rows is one clip, in a block of its own, under 10 MB."""
     # one row per run, ~1 kB
-    dataset: Dataset = ray.data.from_items([asdict(run) for run in runs], override_num_blocks=len(runs))
+    dataset: Dataset = ray.data.from_items(
+        [asdict(run) | {"path": os.fsencode(run.path)} for run in runs], override_num_blocks=len(runs)
+    )
     # decode (1:n): decode_cpus for the decoder process, which works while the task waits for it; one clip per row
     dataset = dataset.map_batches(
         _decode_run, batch_size=1, batch_format="pyarrow", compute=TaskPoolStrategy(), num_cpus=decode_cpus
@@ -101,7 +105,9 @@ async def inspected_sources(
     if not paths:
         return
     # one row per path, ~100 B
-    dataset: Dataset = ray.data.from_items([{"path": path} for path in paths], override_num_blocks=len(paths))
+    # as bytes, because a file's name need not be text
+    names = [{"path": os.fsencode(path)} for path in paths]
+    dataset: Dataset = ray.data.from_items(names, override_num_blocks=len(paths))
     # inspect (1:1): cpus for the decoder process and the hash; ~1 kB per row
     dataset = dataset.map_batches(
         _inspect, batch_size=1, batch_format="pyarrow", compute=TaskPoolStrategy(), num_cpus=cpus
@@ -110,7 +116,7 @@ async def inspected_sources(
     async with contextlib.aclosing(_from_thread(dataset)) as rows:
         async for row in rows:
             # Written by _inspect on this cluster: a value of ours, whatever the video holds.
-            yield row["path"].as_py(), pickle.loads(row["source"].as_py())
+            yield os.fsdecode(row["path"].as_py()), pickle.loads(row["source"].as_py())
 
 
 def _stream_rows(dataset: Dataset) -> None:
@@ -130,13 +136,13 @@ def _inspect(batch: pa.Table) -> pa.Table:
     """Inspect one path (1 row) in this worker's sandbox."""
     global _sandbox
     _sandbox = _sandbox or Sandbox()
-    path = batch.column("path")[0].as_py()
+    path = os.fsdecode(batch.column("path")[0].as_py())
     source: Source | AppError
     try:
         source = inspect_source(path, _sandbox)
     except AppError as error:
         source = error
-    return pa.table({"path": [path], "source": pa.array([pickle.dumps(source)], pa.binary())})
+    return pa.table({"path": [os.fsencode(path)], "source": pa.array([pickle.dumps(source)], pa.binary())})
 
 
 def _decode_run(batch: pa.Table) -> Iterator[pa.Table]:
@@ -147,7 +153,7 @@ def _decode_run(batch: pa.Table) -> Iterator[pa.Table]:
         clips = [ClipPlan(**{**clip, "sample_times_s": tuple(clip["sample_times_s"])}) for clip in run["clips"]]
         size = (run["width"], run["height"])
         begun_s = time.perf_counter()
-        for clip, decoded in _sandbox.decode(run["path"], clips, size, run["decoder"]):
+        for clip, decoded in _sandbox.decode(os.fsdecode(run["path"]), clips, size, run["decoder"]):
             decode_s = time.perf_counter() - begun_s
             yield _row(run["video"], clip, decoded, decode_s)
             begun_s = time.perf_counter()
@@ -163,13 +169,13 @@ def _row(video: str, clip: ClipPlan, decoded: FrameBatch | AppError, decode_s: f
         }
     else:
         error = ClipError.of(decoded)
-        row |= {"error_code": error.code, "error_message": error.message}
+        row |= {"error_code": error.code, "error_message": error.message, "error_retryable": error.retryable}
     return pa.Table.from_pylist([row], schema=_ROW)
 
 
 def _decoded(row: dict[str, Any], plan: ClipPlan) -> DecodedClip:
     code = row["error_code"].as_py()
-    error = None if code is None else ClipError(code, row["error_message"].as_py())
+    error = None if code is None else ClipError(code, row["error_message"].as_py(), row["error_retryable"].as_py())
     frames = None
     if error is None:
         # A view of the object store's memory, not a copy; it stays there until the clip is described.

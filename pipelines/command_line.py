@@ -16,6 +16,8 @@ from pipelines.plan import SamplingOptions
 DONE, FAILED, USAGE, PARTIAL, INTERRUPTED = 0, 1, 2, 3, 130
 """Exit codes: done; it failed; the command or its input was wrong; done, but not every clip has a caption; Ctrl-C."""
 
+MAX_PROMPT_CHARS = 10_000
+
 Seed = Annotated[int, typer.Option(help="which of the possible variations; the same seed gives the same caption")]
 Prompt = Annotated[str, typer.Option(help="what to ask about each clip")]
 Per = Annotated[str, typer.Option(help="one caption per `clip` or per sampled `frame`")]
@@ -40,6 +42,8 @@ def analysis_options(given: Mapping[str, Any]) -> AnalysisOptions:
         raise InvalidOption(f"decoder must be pyav or decord, got {decoder!r}")
     if not prompt.strip():
         raise InvalidOption(f"prompt must say something, got {prompt!r}")
+    if len(prompt) > MAX_PROMPT_CHARS:
+        raise InvalidOption(f"prompt must have at most {MAX_PROMPT_CHARS} characters, got {len(prompt)}")
     sampling = {name: given[name] for name in SamplingOptions.model_fields}
     generation = {name: given[name] for name in GenerationOptions.model_fields if name in given}
     return AnalysisOptions(

@@ -3,11 +3,12 @@
 import asyncio
 import random
 import time
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from deployments.contracts import Caption, DescribeRequest, GenerationOptions
-from deployments.errors import AppError, EngineFailed, Overloaded
+from deployments.errors import AppError, EngineFailed, ModelLoadFailed, Overloaded, PoisonClip, ReplicaLost
 from deployments.retry import RetryPolicy
 from pipelines.outcome import ClipError, ClipOutcome, DecodedClip
 
@@ -29,22 +30,26 @@ class DescribeOptions:
 
 
 async def describe_clip(
-    clip: DecodedClip, describer: Describer, options: DescribeOptions, rng: random.Random
+    clip: DecodedClip, describer: Describer, options: DescribeOptions, rng: random.Random, suspects: asyncio.Lock
 ) -> ClipOutcome:
     """Return the clip's one outcome.
 
-    Retryable errors are tried again as the policy says; a full queue is waited for and counts as no attempt. An error
-    that is no AppError is a bug and is raised: it must stop the analysis, not become a row.
+    Retryable errors are tried again as the policy says; a full queue is waited for and counts as no attempt. A clip
+    whose replica died is a suspect: it is tried again with no other suspect beside it (`suspects` is shared by all
+    clips of a run), and only replicas lost then count against it: a clip that kills replicas fails alone, as PoisonClip.
+    ModelLoadFailed is no clip's fault and is raised, as is an error that is no AppError, a bug: they end the analysis.
     """
     if clip.frames is None:
         return _failed(clip, clip.error or ClipError("internal_error", "no frames and no error"), attempts=0)
     request = DescribeRequest(clip.frames, options.prompt, options.generation)
     give_up_s = time.monotonic() + options.deadline_s
-    attempts = refusals = 0
+    attempts = counted = refusals = 0
+    suspect = False
     while True:
+        alone: AbstractAsyncContextManager[object] = suspects if suspect else nullcontext()
         try:
-            async with asyncio.timeout(max(0.0, give_up_s - time.monotonic())):
-                caption = await describer.describe(request)
+            async with asyncio.timeout(max(0.0, give_up_s - time.monotonic())), alone:
+                caption = await _call(describer, request)
             return _described(clip, caption, attempts + 1)
         except TimeoutError:
             late = EngineFailed(f"a clip must be described within {options.deadline_s:g} s, got no caption")
@@ -52,12 +57,29 @@ async def describe_clip(
         except Overloaded:
             refusals += 1
             wait_s = options.retry.wait_s(refusals, rng)
+        except ModelLoadFailed:
+            raise
         except AppError as error:
             attempts += 1
-            if not error.retryable or attempts >= options.retry.attempts:
+            counted += not isinstance(error, ReplicaLost) or suspect
+            suspect = suspect or isinstance(error, ReplicaLost)
+            if isinstance(error, ReplicaLost) and counted >= options.retry.attempts:
+                error = PoisonClip(f"expected a caption, got {counted} replicas lost with this clip alone")
+            if not error.retryable or counted >= options.retry.attempts:
                 return _failed(clip, ClipError.of(error), attempts)
             wait_s = options.retry.wait_s(attempts, rng)
         await asyncio.sleep(max(0.0, min(wait_s, give_up_s - time.monotonic())))
+
+
+async def _call(describer: Describer, request: DescribeRequest) -> Caption:
+    try:
+        return await describer.describe(request)
+    except asyncio.CancelledError:
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            raise
+        # Nobody here cancelled it: the other side did, and a silent end would lose the clip.
+        raise ReplicaLost("expected an answer from the Ray cluster, got a cancelled call") from None
 
 
 def _described(clip: DecodedClip, caption: Caption, attempts: int) -> ClipOutcome:

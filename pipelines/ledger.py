@@ -6,6 +6,7 @@
 Works the same on a local directory and on s3://, gs:// and az:// stores.
 """
 
+import asyncio
 import json
 import secrets
 import time
@@ -18,6 +19,8 @@ from obstore.store import LocalStore, ObjectStore, from_url
 
 from deployments.errors import InvalidInput, OutputConflict, StorageFailed
 from pipelines.outcome import ClipOutcome
+
+_READS_AT_ONCE = 64
 
 
 def open_store(target: str) -> ObjectStore:
@@ -39,7 +42,7 @@ async def create(store: ObjectStore, path: str, data: bytes) -> bool:
         await obstore.put_async(store, path, data, mode="create")
     except AlreadyExistsError:
         return False
-    except (BaseError, OSError) as error:
+    except (BaseError, OSError, ValueError) as error:
         raise _storage_failed("write", path, error) from error
     return True
 
@@ -48,7 +51,7 @@ async def put(store: ObjectStore, path: str, data: bytes) -> None:
     """Write an object, all of it or nothing, over any that is there. Raises StorageFailed."""
     try:
         await obstore.put_async(store, path, data)
-    except (BaseError, OSError) as error:
+    except (BaseError, OSError, ValueError) as error:
         raise _storage_failed("write", path, error) from error
 
 
@@ -56,7 +59,7 @@ async def get(store: ObjectStore, path: str) -> bytes:
     """Return an object's content. Raises StorageFailed."""
     try:
         return bytes(await (await obstore.get_async(store, path)).bytes_async())
-    except (BaseError, OSError) as error:
+    except (BaseError, OSError, ValueError) as error:
         raise _storage_failed("read", path, error) from error
 
 
@@ -64,7 +67,7 @@ async def paths_below(store: ObjectStore, prefix: str) -> list[str]:
     """Return the paths of all objects below the prefix, in no order. Raises StorageFailed."""
     try:
         return [meta["path"] async for page in obstore.list(store, prefix) for meta in page]
-    except (BaseError, OSError) as error:
+    except (BaseError, OSError, ValueError) as error:
         raise _storage_failed("list", prefix, error) from error
 
 
@@ -103,7 +106,10 @@ class Ledger:
     async def outcomes(self) -> dict[int, ClipOutcome]:
         """Return all recorded outcomes by clip index."""
         paths = await paths_below(self._store, f"{self._prefix}clips")
-        found = [ClipOutcome.loads(await get(self._store, path)) for path in paths]
+        found: list[ClipOutcome] = []
+        for at in range(0, len(paths), _READS_AT_ONCE):
+            some = await asyncio.gather(*(get(self._store, path) for path in paths[at : at + _READS_AT_ONCE]))
+            found += map(ClipOutcome.loads, some)
         return {outcome.index: outcome for outcome in found}
 
 

@@ -11,12 +11,15 @@ from pipelines.video import ClipPlan
 
 @dataclass(frozen=True, slots=True)
 class ClipError:
+    """Why a clip has no caption; `retryable` where the reason may pass and a later run should try again."""
+
     code: str
     message: str
+    retryable: bool = False
 
     @classmethod
     def of(cls, error: AppError) -> Self:
-        return cls(code=error.code, message=error.message)
+        return cls(code=error.code, message=error.message, retryable=error.retryable)
 
 
 @dataclass(frozen=True, slots=True)

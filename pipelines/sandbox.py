@@ -1,5 +1,6 @@
 """Probe and decode untrusted video in a child process, so that nothing a file does reaches the caller's process."""
 
+import math
 import os
 import random
 import threading
@@ -11,6 +12,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
+from pydantic import TypeAdapter
 
 from deployments.contracts import FrameBatch
 from deployments.errors import AppError, DecoderLost, PoisonClip, UnreadableVideo
@@ -199,8 +201,11 @@ def _poison(clip: ClipPlan, why: str) -> PoisonClip:
 
 def _video(answer: Mapping[str, Any]) -> VideoInfo:
     try:
-        return VideoInfo(**answer["video"])
-    except (TypeError, KeyError):
+        video = _VIDEO_INFO.validate_python(answer["video"])
+        if not all(map(math.isfinite, (video.duration_s, video.fps, video.start_pts_s))) or video.duration_s <= 0:
+            raise ValueError
+        return video
+    except (ValueError, KeyError):  # a ValidationError is a ValueError
         raise ChildDied("it does not speak the protocol") from None
 
 
@@ -222,7 +227,9 @@ def _error(answer: Mapping[str, Any]) -> AppError:
     kind = _ERRORS.get(code) if isinstance(code, str) else None
     if kind is None or not isinstance(message, str) or not isinstance(details, dict):
         raise ChildDied("it does not speak the protocol")
-    return kind(message, **{str(key): value for key, value in details.items()})
+    error = kind(message)
+    error.details = details
+    return error
 
 
 def _tree(root: type[AppError]) -> Iterator[type[AppError]]:
@@ -231,4 +238,6 @@ def _tree(root: type[AppError]) -> Iterator[type[AppError]]:
         yield from _tree(branch)
 
 
+# Typed and finite: what a decoder that was taken over might say must not reach the plan.
+_VIDEO_INFO = TypeAdapter(VideoInfo)
 _ERRORS = {kind.code: kind for kind in _tree(AppError)}

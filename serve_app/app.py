@@ -10,7 +10,7 @@ from ray.serve import Application, Deployment
 
 from deployments.vision.client import deployment_name
 from deployments.vision.deployment import VisionModel
-from serve_app.gateway import Gateway
+from serve_app.gateway import MODEL, Gateway
 from serve_app.settings import AppArgs
 
 GATEWAY = "gateway"
@@ -22,7 +22,8 @@ def build_app(args: AppArgs) -> Application:
     The options here are those that follow from the code; replicas, resources and scaling are the YAML's.
     """
     models = {
-        name: _deployment(VisionModel, deployment_name(name), 64).bind(name, one) for name, one in args.models.items()
+        MODEL + name: _deployment(VisionModel, deployment_name(name), 64).bind(name, settings)
+        for name, settings in args.models.items()
     }
     # The gateway holds long streams and slow uploads and admits by itself, so Serve's own limit must not bind.
     return _deployment(serve.ingress()(Gateway), GATEWAY, 10_000).bind(args, **models)

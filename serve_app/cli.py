@@ -87,6 +87,7 @@ def serve(config: ConfigOption = None) -> None:
         sys.stdout.write(
             f"Ray dashboard  {running.dashboard_url}  (`ray get-auth-token` prints the token it asks for)\n"
         )
+        sys.stdout.write(f"Ray            {running.ray_address}  (for `vidray analyze --address`)\n")
         sys.stdout.flush()
         with contextlib.suppress(KeyboardInterrupt):
             stop.wait()

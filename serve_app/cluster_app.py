@@ -27,6 +27,7 @@ class LocalApp:
 
     api_url: str | None
     dashboard_url: str
+    ray_address: str
 
 
 @contextlib.contextmanager
@@ -40,7 +41,7 @@ def local_app(config: dict[str, Any], *, http: bool) -> Iterator[LocalApp]:
             deploy(ServeSubmissionClient(dashboard_url), config, http=http)
             options = config.get("http_options") or {}
             api_url = f"http://{options.get('host', '127.0.0.1')}:{options.get('port', 8000)}" if http else None
-            yield LocalApp(api_url, dashboard_url)
+            yield LocalApp(api_url, dashboard_url, ray.get_runtime_context().gcs_address)
         finally:
             serve.shutdown()
 

@@ -32,7 +32,7 @@ def load_config(path: Path) -> tuple[dict[str, Any], AppArgs]:
         config = yaml.safe_load(path.read_text())
     except OSError as error:
         raise InvalidConfig(f"expected a readable config file, got {error.strerror}: {path}") from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InvalidConfig(f"{path.name} must be YAML, got {' '.join(str(error).split())}") from error
     if not isinstance(config, dict):
         raise InvalidConfig(f"{path.name} must be a mapping with `applications`, got {type(config).__name__}")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import typer
 
+from deployments.errors import OutputConflict
 from deployments.vision.demo.sample import write_sample
 from pipelines import command_line as options
 from pipelines.analysis import AnalysisOptions
@@ -23,7 +24,9 @@ command = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False, add
 def demo() -> None:
     """Run the demonstration; its files end up in out/demo."""
     sys.stderr.write("Vidray demo: draws a sample video, then describes it on this machine; no GPU, key or download\n")
-    # A demonstration that found its own old results would show nothing.
+    # A demonstration that found its own old results would show nothing; results that are not its own stay.
+    if OUT.exists() and not (OUT / "truth.json").exists():
+        raise OutputConflict(f"expected no {OUT} or an earlier demo's, got other results: move them away first")
     shutil.rmtree(OUT, ignore_errors=True)
     truths = write_sample(OUT / "sample.mp4")
     request = AnalyzeRequest(

@@ -13,6 +13,8 @@ from serve_app.api import create_app
 from serve_app.settings import AppArgs
 
 _STATUS_DEADLINE_S = 2.0
+MODEL = "model:"
+"""What the keyword argument with a model's handle begins with, so that no model's name is one of Python's."""
 
 
 class Gateway:
@@ -20,7 +22,8 @@ class Gateway:
 
     def __init__(self, args: AppArgs, **models: "DeploymentHandle[Any]") -> None:
         self._args = args
-        self._clients = {name: VisionClient(handle) for name, handle in models.items()}
+        self._clients = {name.removeprefix(MODEL): VisionClient(handle) for name, handle in models.items()}
+        self._last_known: dict[str, ModelStatus] = {}
 
     def __serve_build_asgi_app__(self) -> Any:
         return create_app(self, behind_proxy=True)
@@ -31,10 +34,15 @@ class Gateway:
         return list(await asyncio.gather(*map(self._status, names)))
 
     async def _status(self, name: str) -> ModelStatus:
+        settings = self._args.models[name]
+        unknown = ModelStatus(model_info(name, settings), "loading", 0, loads_on_first_use=False)
         try:
             async with asyncio.timeout(_STATUS_DEADLINE_S):
-                return await self._clients[name].status()
-        except (AppError, TimeoutError):
+                self._last_known[name] = await self._clients[name].status()
+        except TimeoutError:
+            # Its queue is full of clips, which a model that cannot serve would not have.
+            return self._last_known.get(name, unknown)
+        except AppError:
             # No replica answers: it is starting, or gone and about to be replaced.
-            settings = self._args.models[name]
-            return ModelStatus(model_info(name, settings), "loading", 0, loads_on_first_use=False)
+            return unknown
+        return self._last_known[name]

@@ -45,13 +45,8 @@ def model_info(name: str, settings: VisionSettings) -> ModelInfo:
         notice = SIMULATED_NOTICE
     elif is_demo(settings):
         notice = DEMO_NOTICE
-    parts = (
-        settings.engine,
-        settings.checkpoint,
-        settings.revision or "default",
-        settings.dtype,
-        settings.quantization,
-    )
+    told = (settings.revision or "default", settings.dtype, settings.quantization, settings.attention, settings.device)
+    parts = (settings.engine, settings.checkpoint, *told)
     return ModelInfo(
         name=name,
         engine=settings.engine,

@@ -1,7 +1,6 @@
 """The replica around an engine: it waits, gathers, times and reports; the engine thinks."""
 
 import asyncio
-import contextlib
 import logging
 import time
 from collections.abc import Sequence
@@ -10,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from deployments.contracts import Caption, DescribeRequest, ModelInfo
-from deployments.errors import AppError, EngineFailed, InvalidConfig, ModelLoadFailed
+from deployments.errors import EngineFailed, InvalidConfig, ModelLoadFailed
 from deployments.settings import VisionSettings, VisionTuning
 from deployments.validation import parse
 from deployments.vision.batcher import ClipBatcher
@@ -20,6 +19,9 @@ from deployments.vision.engine import VisionEngine, make_engine
 ModelState = Literal["cold", "loading", "ready", "failed"]
 
 logger = logging.getLogger("ray.serve.vidray.vision")
+
+_BROKEN_AFTER_FAILURES = 16
+"""Engine calls that fail one after the other before the device, not the clips, is taken to be at fault."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,11 +45,11 @@ class VisionModel:
         self._engine_thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="engine")
         self._batcher = ClipBatcher(self._describe_batch, VisionTuning())
         self._state: ModelState = "cold"
-        self._load_error: AppError | None = None
-        self._load_lock = asyncio.Lock()
+        self._load_error: ModelLoadFailed | None = None
+        self._loading: asyncio.Task[None] | None = None
+        self._failures_in_a_row = 0
         self._busy_since_s: float | None = None
         self._load_at_startup = settings.load == "startup"
-        self._startup: asyncio.Task[None] | None = None
 
     def reconfigure(self, user_config: dict[str, Any]) -> None:
         """Take new tuning while running. Raises InvalidConfig on an unknown or out-of-range key."""
@@ -67,6 +69,10 @@ class VisionModel:
     async def check_health(self) -> None:
         """Raise EngineFailed when the loaded model cannot be used; Serve then replaces the replica."""
         self._begin_startup_load()
+        if self._load_error is not None:
+            raise self._load_error
+        if self._failures_in_a_row >= _BROKEN_AFTER_FAILURES:
+            raise EngineFailed(f"the engine must succeed now and then, got {self._failures_in_a_row} failures in a row")
         # A busy engine is judged by the call it is in: a check queued behind it would only wait.
         if self._busy_since_s is not None:
             busy_s = time.monotonic() - self._busy_since_s
@@ -78,31 +84,29 @@ class VisionModel:
             await self._on_engine_thread(self._engine.check)
 
     def _begin_startup_load(self) -> None:
-        if self._load_at_startup and self._startup is None:
-            self._startup = asyncio.create_task(self._load_at_start())
-
-    async def _load_at_start(self) -> None:
-        # Told in the log and in every status.
-        with contextlib.suppress(ModelLoadFailed):
-            await self._ensure_loaded()
+        if self._load_at_startup and self._loading is None:
+            self._loading = asyncio.create_task(self._load())
 
     async def _ensure_loaded(self) -> None:
-        async with self._load_lock:
-            if self._state == "ready":
-                return
-            if self._load_error is not None:
-                raise self._load_error
-            self._state = "loading"
-            try:
-                await self._on_engine_thread(self._engine.load)
-            except AppError as error:
-                self._state, self._load_error = "failed", error
-                # Callers get one line without paths; the reason behind it is for the log.
-                logger.error("model load failed", exc_info=error, extra={"model": self._info.name})
-                raise
-            except BaseException:
-                self._state = "cold"
-                raise
+        if self._loading is None:
+            self._loading = asyncio.create_task(self._load())
+        # Shielded: the caller that began the load may go away, the load goes on for the next one.
+        await asyncio.shield(self._loading)
+        if self._load_error is not None:
+            raise self._load_error
+
+    async def _load(self) -> None:
+        """Load once; a failure is kept for every caller and makes the replica unhealthy, so that Serve replaces it."""
+        self._state = "loading"
+        try:
+            await self._on_engine_thread(self._engine.load)
+        except Exception as error:
+            unforeseen = ModelLoadFailed(f"the model must load, got {type(error).__name__}")
+            self._load_error = error if isinstance(error, ModelLoadFailed) else unforeseen
+            self._state = "failed"
+            # Callers get one line without paths; the reason behind it is for the log.
+            logger.error("model load failed", exc_info=error, extra={"model": self._info.name})
+        else:
             self._state = "ready"
             logger.info("model loaded", extra={"model": self._info.name, "revision": self._info.revision})
 
@@ -111,6 +115,7 @@ class VisionModel:
         try:
             captions: list[Caption] = await self._on_engine_thread(self._engine.describe, requests)
         except EngineFailed as error:
+            self._failures_in_a_row += 1
             logger.warning(
                 "engine call failed", exc_info=error, extra={"model": self._info.name, "clips": len(requests)}
             )
@@ -119,6 +124,7 @@ class VisionModel:
             self._busy_since_s = None
         if len(captions) != len(requests):
             raise EngineFailed(f"engine must return {len(requests)} captions, got {len(captions)}")
+        self._failures_in_a_row = 0
         return captions
 
     async def _on_engine_thread(self, call: Any, *args: Any) -> Any:

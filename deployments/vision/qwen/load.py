@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from bitsandbytes.nn.modules import Linear4bit
+from safetensors import SafetensorError
 from transformers import AutoTokenizer, BitsAndBytesConfig, Qwen2_5_VLForConditionalGeneration
 from transformers.utils import logging as transformers_logging
 
@@ -74,7 +75,7 @@ def load_checkpoint(settings: VisionSettings) -> tuple[Qwen2_5_VLForConditionalG
     transformers_logging.disable_progress_bar()
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False, **revision)
-        model = Qwen2_5_VLForConditionalGeneration.from_pretrained(
+        loaded: Any = Qwen2_5_VLForConditionalGeneration.from_pretrained(
             source,
             dtype=dtype,
             device_map={"": device},
@@ -82,14 +83,18 @@ def load_checkpoint(settings: VisionSettings) -> tuple[Qwen2_5_VLForConditionalG
             quantization_config=quantization_config(settings, dtype),
             use_safetensors=True,
             trust_remote_code=False,
+            output_loading_info=True,
             **revision,
         )
-    except (OSError, ValueError, RuntimeError, ImportError, KeyError) as error:
-        wanted = "a directory with" if local else "a directory or hub id of"
+    except (OSError, ValueError, RuntimeError, ImportError, KeyError, SafetensorError) as error:
+        wanted = "directory with" if local else "directory or hub id of"
         raise ModelLoadFailed(
-            f"checkpoint must be {wanted} a Qwen2.5-VL model in safetensors, got {settings.checkpoint!r}: "
-            f"{type(error).__name__}"
+            f"checkpoint must be a {wanted} a Qwen2.5-VL model in safetensors, got {type(error).__name__}"
         ) from error
+    model, found = loaded
+    # Transformers fills what a checkpoint lacks with random numbers and only warns.
+    if absent := sorted(found["missing_keys"]) + sorted(map(str, found["mismatched_keys"])):
+        raise ModelLoadFailed(f"checkpoint must hold every weight of a Qwen2.5-VL model, got {len(absent)} missing")
     model.eval()
     if attention == "sdpa":
         batch_vision_attention(model.model.visual)

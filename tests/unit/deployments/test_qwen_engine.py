@@ -1,15 +1,18 @@
 """The transformers engine on the shipped demo checkpoint: real weights, real generate."""
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from deployments.contracts import Caption, DescribeRequest, FrameBatch, GenerationOptions
 from deployments.errors import EngineFailed, ModelLoadFailed
 from deployments.settings import VisionSettings
+from deployments.vision.catalog import DEMO_DIR
 from deployments.vision.demo.sample import SCENES
 from deployments.vision.demo.scenes import render
 from deployments.vision.prompts import DEFAULT_PROMPT
@@ -156,7 +159,7 @@ def test_the_health_check_finds_broken_weights(engine: TransformersEngine) -> No
     [
         (
             {"checkpoint": "/nowhere/at/all"},
-            "a directory or hub id of a Qwen2.5-VL model in safetensors, got '/nowhere",
+            "a directory or hub id of a Qwen2.5-VL model in safetensors, got OSError",
         ),
         ({"device": "cuda"}, "device cuda needs a usable CUDA GPU"),
         ({"attention": "flash_attention_2"}, "flash_attention_2 needs a CUDA GPU and the flash-attn package"),
@@ -175,3 +178,22 @@ def test_what_cannot_load_says_why_in_one_line(
 def test_an_empty_directory_is_no_checkpoint(tmp_path: Path) -> None:
     with pytest.raises(ModelLoadFailed, match=r"must be a directory with a Qwen2\.5-VL model"):
         TransformersEngine(CPU.model_copy(update={"checkpoint": str(tmp_path)})).load()
+
+
+def test_a_checkpoint_that_lacks_weights_is_refused_instead_of_filled_with_random_ones(tmp_path: Path) -> None:
+    shutil.copytree(DEMO_DIR, tmp_path / "half")
+    weights = load_file(tmp_path / "half" / "model.safetensors")
+    kept = {name: tensor for name, tensor in weights.items() if "visual.blocks.1." not in name}
+    assert len(kept) < len(weights)
+    save_file(kept, tmp_path / "half" / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ModelLoadFailed, match="must hold every weight"):
+        TransformersEngine(CPU.model_copy(update={"checkpoint": str(tmp_path / "half")})).load()
+
+
+def test_a_truncated_checkpoint_is_refused_and_names_no_path(tmp_path: Path) -> None:
+    shutil.copytree(DEMO_DIR, tmp_path / "cut")
+    content = (DEMO_DIR / "model.safetensors").read_bytes()
+    (tmp_path / "cut" / "model.safetensors").write_bytes(content[: len(content) // 2])
+    with pytest.raises(ModelLoadFailed, match="must be a directory with") as caught:
+        TransformersEngine(CPU.model_copy(update={"checkpoint": str(tmp_path / "cut")})).load()
+    assert str(tmp_path) not in caught.value.message

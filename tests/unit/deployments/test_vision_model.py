@@ -136,3 +136,56 @@ def test_the_simulated_cost_model_is_as_stated() -> None:
     taken_s = time.perf_counter() - begun_s
     assert 0.12 <= taken_s < 0.3  # 0.05 + 5 frames * 0.01 + 20 tokens * 0.001
     assert [(caption.output_tokens, caption.finish_reason) for caption in captions] == [(20, "stop"), (5, "length")]
+
+
+class UnforeseenEngine(BrokenEngine):
+    def load(self) -> None:
+        raise KeyError("what no one thought of")
+
+
+def test_a_load_that_fails_in_an_unforeseen_way_is_a_failed_model_and_not_a_silent_one() -> None:
+    async def run() -> None:
+        model = VisionModel("broken", simulated(), UnforeseenEngine())
+        with pytest.raises(ModelLoadFailed, match="the model must load, got KeyError"):
+            await model.describe(request())
+        assert (await model.status()).state == "failed"
+        with pytest.raises(ModelLoadFailed):
+            await model.check_health()
+
+    asyncio.run(run())
+
+
+def test_a_caller_that_leaves_while_the_model_loads_does_not_make_it_load_twice() -> None:
+    loads = 0
+
+    class Counting(SimulatedEngine):
+        def load(self) -> None:
+            nonlocal loads
+            loads += 1
+            super().load()
+
+    async def run() -> None:
+        model = VisionModel("sim", simulated(), Counting(SimulatedSettings(load_s=0.2, frame_s=0.0)))
+        leaving = asyncio.create_task(model.describe(request()))
+        await asyncio.sleep(0.05)
+        leaving.cancel()
+        assert (await model.describe(request())).text
+        assert loads == 1
+
+    asyncio.run(run())
+
+
+def test_an_engine_that_only_fails_is_taken_for_broken() -> None:
+    async def run() -> None:
+        model = VisionModel("sim", simulated(failures=({"kind": "error", "end_s": 10.0},)))
+        model.reconfigure({"batch_wait_s": 0.0})
+        for _ in range(16):
+            await model.check_health()
+            with pytest.raises(EngineFailed):
+                await model.describe(request(0.0))
+        with pytest.raises(EngineFailed, match="16 failures in a row"):
+            await model.check_health()
+        await model.describe(request(20.0))
+        await model.check_health()
+
+    asyncio.run(run())

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from deployments.contracts import Caption, DescribeRequest, FrameBatch, GenerationOptions
-from deployments.errors import ClipRejected, EngineFailed, Overloaded, ReplicaLost
+from deployments.errors import ClipRejected, EngineFailed, ModelLoadFailed, Overloaded, ReplicaLost
 from deployments.retry import RetryPolicy
 from pipelines.describe import DescribeOptions, describe_clip
 from pipelines.outcome import ClipError, ClipOutcome, DecodedClip
@@ -40,7 +40,11 @@ class Scripted:
 
 def outcome_of(describer: Scripted, **options: object) -> ClipOutcome:
     asked = DescribeOptions(prompt="What?", generation=GenerationOptions(max_tokens=9), retry=QUICK, **options)  # type: ignore[arg-type]
-    return asyncio.run(describe_clip(clip(), describer, asked, random.Random(0)))
+
+    async def run() -> ClipOutcome:
+        return await describe_clip(clip(), describer, asked, random.Random(0), asyncio.Lock())
+
+    return asyncio.run(run())
 
 
 def test_a_described_clip_keeps_its_place_times_and_costs() -> None:
@@ -78,7 +82,7 @@ def test_a_retryable_error_is_tried_again_with_growing_waits() -> None:
 def test_a_clip_that_fails_every_attempt_is_an_error_row() -> None:
     describer = Scripted(*(EngineFailed(f"attempt {n}") for n in (1, 2, 3)))
     outcome = outcome_of(describer)
-    assert outcome.error == ClipError("engine_failed", "attempt 3")
+    assert outcome.error == ClipError("engine_failed", "attempt 3", retryable=True)
     assert (outcome.attempts, outcome.text, outcome.pts_s) == (3, None, (30.0, 35.0))
 
 
@@ -108,7 +112,7 @@ def test_a_clip_without_frames_never_reaches_the_model() -> None:
     describer = Scripted()
     lost = DecodedClip("video", PLAN, None, ClipError("poison_clip", "killed its decoder"), decode_s=1.0)
     asked = DescribeOptions(prompt="What?")
-    outcome = asyncio.run(describe_clip(lost, describer, asked, random.Random(0)))
+    outcome = asyncio.run(describe_clip(lost, describer, asked, random.Random(0), asyncio.Lock()))
     assert outcome.error == ClipError("poison_clip", "killed its decoder")
     assert (outcome.attempts, outcome.pts_s, outcome.frames_planned) == (0, (), 2)
     assert describer.calls == []
@@ -118,3 +122,57 @@ def test_a_clip_without_frames_never_reaches_the_model() -> None:
 def test_a_bug_stops_the_analysis_instead_of_becoming_a_row(bug: Callable[[str], BaseException]) -> None:
     with pytest.raises((KeyError, AttributeError)):
         outcome_of(Scripted(bug("a bug")))
+
+
+def test_a_model_that_cannot_load_ends_the_analysis_instead_of_failing_clip_after_clip() -> None:
+    with pytest.raises(ModelLoadFailed):
+        outcome_of(Scripted(ModelLoadFailed("no weights")))
+
+
+def test_a_call_that_the_other_side_cancelled_is_tried_again() -> None:
+    outcome = outcome_of(Scripted(asyncio.CancelledError()))
+    assert (outcome.text, outcome.attempts) == ("A cat.", 2)
+
+
+class ReplicaThatDiesOf:
+    """Dies under one clip, and takes every other clip that it holds at that time with it."""
+
+    def __init__(self, poison_s: float) -> None:
+        self.poison_s = poison_s
+        self.held: dict[asyncio.Task[object] | None, asyncio.Future[None]] = {}
+
+    async def describe(self, request: DescribeRequest) -> Caption:
+        died: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.held[asyncio.current_task()] = died
+        try:
+            if request.frames.pts_s[0] == self.poison_s:
+                for other in self.held.values():
+                    if not other.done():
+                        other.set_exception(ReplicaLost("died"))
+            await asyncio.wait([died], timeout=0.02)
+            if died.done():
+                died.result()
+            return Caption("A cat.", 1, 1, "stop")
+        finally:
+            del self.held[asyncio.current_task()]
+
+
+def test_a_clip_that_kills_its_replica_fails_alone() -> None:
+    async def run() -> list[ClipOutcome]:
+        replica, suspects = ReplicaThatDiesOf(poison_s=5.0), asyncio.Lock()
+        clips = [
+            DecodedClip(
+                "video",
+                ClipPlan(index, float(index), index + 1.0, (float(index),)),
+                FrameBatch(np.zeros((1, 28, 28, 3), np.uint8), np.array([float(index)])),
+                None,
+                0.0,
+            )
+            for index in range(12)
+        ]
+        asked = DescribeOptions(prompt="What?", retry=QUICK)
+        return await asyncio.gather(*(describe_clip(one, replica, asked, random.Random(0), suspects) for one in clips))
+
+    outcomes = asyncio.run(run())
+    assert [outcome.index for outcome in outcomes if outcome.error is not None] == [5]
+    assert outcomes[5].error == ClipError("poison_clip", "expected a caption, got 3 replicas lost with this clip alone")

@@ -64,7 +64,7 @@ def test_a_clip_has_a_text_or_an_error_and_says_no_more() -> None:
     clips = result(described(0, 0, 10), failed(1, 10, 20))["clips"]
     assert "error" not in clips[0]
     assert "text" not in clips[1]
-    assert clips[1]["error"] == {"code": "poison_clip", "message": "it died"}
+    assert clips[1]["error"] == {"code": "poison_clip", "message": "it died", "retryable": False}
     with pytest.raises(ValueError, match="a text or an error"):
         ClipOutcome(0, 0.0, 1.0, 1)
 
