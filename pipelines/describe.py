@@ -36,7 +36,7 @@ async def describe_clip(
 
     Retryable errors are tried again as the policy says; a full queue is waited for and counts as no attempt. A clip
     whose replica died is a suspect: it is tried again with no other suspect beside it (`suspects` is shared by all
-    clips of a run), and only replicas lost then count against it: a clip that kills replicas fails alone, as PoisonClip.
+    clips of a run), and only replicas lost then count against it: what kills replicas fails alone, as PoisonClip.
     ModelLoadFailed is no clip's fault and is raised, as is an error that is no AppError, a bug: they end the analysis.
     """
     if clip.frames is None:
