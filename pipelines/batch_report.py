@@ -1,6 +1,5 @@
 """What a batch job tells while it runs and when it is done."""
 
-import os
 import sys
 import time
 from collections import Counter
@@ -14,6 +13,7 @@ from pipelines.analysis import Analysis
 from pipelines.command_line import DONE, FAILED, PARTIAL
 from pipelines.outcome import ClipOutcome
 from pipelines.progress_bar import clip_progress
+from pipelines.source import shown
 
 _LINE_EVERY_S = 10.0
 
@@ -62,7 +62,7 @@ class BatchReport:
     def finished(self, analysis: Analysis, result: dict[str, Any]) -> None:
         self._rows.append(
             {
-                "input": os.fsencode(analysis.source.path).decode("utf-8", "replace"),
+                "input": shown(analysis.source.path),
                 "status": result["status"],
                 "output": analysis.prefix.rstrip("/"),
                 "analysis_id": result["analysis_id"],
@@ -72,10 +72,9 @@ class BatchReport:
 
     def refused(self, path: str, error: AppError) -> None:
         """A video that cannot be analysed at all is a row, too."""
-        shown = os.fsencode(path).decode("utf-8", "replace")
-        row = {"input": shown, "status": "failed", "error": {"code": error.code, "message": error.message}}
+        row = {"input": shown(path), "status": "failed", "error": {"code": error.code, "message": error.message}}
         self._rows.append(row)
-        self._progress.console.print(f"failed: {shown}: {error.message}", markup=False)
+        self._progress.console.print(f"failed: {shown(path)}: {error.message}", markup=False)
 
     @property
     def exit_code(self) -> int:

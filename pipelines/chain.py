@@ -5,6 +5,7 @@ runs of neighbouring clips ── decode (tasks, each with a sandboxed decoder p
 
 import asyncio
 import contextlib
+import functools
 import os
 import pickle
 import time
@@ -129,31 +130,30 @@ def _stream_rows(dataset: Dataset) -> None:
     dataset.context.print_on_execution_start = False
 
 
-_sandbox: Sandbox | None = None
+@functools.cache
+def _worker_sandbox() -> Sandbox:
+    """Return this worker process's sandbox, which is kept for the worker's next task."""
+    return Sandbox()
 
 
 def _inspect(batch: pa.Table) -> pa.Table:
     """Inspect one path (1 row) in this worker's sandbox."""
-    global _sandbox
-    _sandbox = _sandbox or Sandbox()
     path = os.fsdecode(batch.column("path")[0].as_py())
     source: Source | AppError
     try:
-        source = inspect_source(path, _sandbox)
+        source = inspect_source(path, _worker_sandbox())
     except AppError as error:
         source = error
     return pa.table({"path": [os.fsencode(path)], "source": pa.array([pickle.dumps(source)], pa.binary())})
 
 
 def _decode_run(batch: pa.Table) -> Iterator[pa.Table]:
-    """Decode one run (1 row) in this worker's sandbox, which is kept for the worker's next task."""
-    global _sandbox
-    _sandbox = _sandbox or Sandbox()
+    """Decode one run (1 row) in this worker's sandbox."""
     for run in batch.to_pylist():
         clips = [ClipPlan(**{**clip, "sample_times_s": tuple(clip["sample_times_s"])}) for clip in run["clips"]]
         size = (run["width"], run["height"])
         begun_s = time.perf_counter()
-        for clip, decoded in _sandbox.decode(os.fsdecode(run["path"]), clips, size, run["decoder"]):
+        for clip, decoded in _worker_sandbox().decode(os.fsdecode(run["path"]), clips, size, run["decoder"]):
             decode_s = time.perf_counter() - begun_s
             yield _row(run["video"], clip, decoded, decode_s)
             begun_s = time.perf_counter()

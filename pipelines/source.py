@@ -27,17 +27,17 @@ def inspect_source(path: str, sandbox: Sandbox) -> Source:
     try:
         if not file.is_file():
             came = "a directory" if file.is_dir() else "no such file" if not file.exists() else "no regular file"
-            raise SourceNotFound(f"expected a video file, got {came}: {_shown(path)}")
+            raise SourceNotFound(f"expected a video file, got {came}: {shown(path)}")
         video = sandbox.probe(os.path.abspath(path))
         with file.open("rb") as content:
             digest = hashlib.file_digest(content, "sha256").hexdigest()
             size = content.tell()
     except (OSError, ValueError) as error:
         came = getattr(error, "strerror", None) or type(error).__name__
-        raise SourceNotFound(f"expected a readable video file, got {came}: {_shown(path)}") from error
-    return Source(os.path.abspath(path), _shown(file.name), digest, size, video)
+        raise SourceNotFound(f"expected a readable video file, got {came}: {shown(path)}") from error
+    return Source(os.path.abspath(path), shown(file.name), digest, size, video)
 
 
-def _shown(name: str) -> str:
+def shown(name: str) -> str:
     """Return the name as text: a file's name is bytes, and JSON takes no half characters."""
     return os.fsencode(name).decode("utf-8", "replace")
