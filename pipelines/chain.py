@@ -23,6 +23,7 @@ from ray.exceptions import RayError
 from deployments.contracts import FrameBatch
 from deployments.errors import AppError
 from deployments.ray_errors import translate
+from pipelines.native_heap import return_large_blocks
 from pipelines.outcome import ClipError, DecodedClip
 from pipelines.sandbox import Sandbox
 from pipelines.source import Source, inspect_source
@@ -79,6 +80,7 @@ async def decoded_clips(runs: Sequence[DecodeRun], *, decode_cpus: float = 1.0) 
     plans = {(run.video, clip.index): clip for run in runs for clip in run.clips}
     if not plans:
         return
+    return_large_blocks()
     dataset = decode_dataset(runs, decode_cpus=decode_cpus)
     async with contextlib.aclosing(_from_thread(dataset)) as rows:
         async for row in rows:
