@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from deployments.contracts import Caption, DescribeRequest, FrameBatch, GenerationOptions
-from deployments.errors import EngineFailed, ModelLoadFailed
+from deployments.errors import ClipRejected, EngineFailed, ModelLoadFailed
 from deployments.settings import VisionSettings
 from deployments.vision.catalog import DEMO_DIR
 from deployments.vision.demo.sample import SCENES
@@ -63,6 +63,13 @@ def test_the_same_clip_gets_the_same_caption_whatever_its_batch(engine: Transfor
     assert texts(together) == texts(alone)
     assert [caption.prompt_tokens for caption in together] == [caption.prompt_tokens for caption in alone]
     assert [caption.output_tokens for caption in together] == [caption.output_tokens for caption in alone]
+
+
+def test_a_prompt_over_the_context_is_rejected_for_good(engine: TransformersEngine) -> None:
+    with pytest.raises(ClipRejected, match=r"context of 4096 tokens, got \d{4,} \+ 128"):
+        engine.describe([request(0, prompt="What is shown? " * 3000)])
+    with pytest.raises(ClipRejected, match=r"got \d+ \+ 4096"):
+        engine.describe([request(0, max_tokens=4096)])
 
 
 @pytest.mark.parametrize("quantization", ["nf4", "int8"])
