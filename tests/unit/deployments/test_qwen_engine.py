@@ -84,6 +84,24 @@ def test_quantised_weights_describe_alike(engine: TransformersEngine, quantizati
     assert sum(same) / len(same) > 0.9
 
 
+@pytest.mark.parametrize("quantization", ["nf4", "int8"])
+def test_quantised_weights_are_near_the_true_ones_in_every_row(engine: TransformersEngine, quantization: str) -> None:
+    quantised = TransformersEngine(CPU.model_copy(update={"quantization": quantization}))
+    quantised.load()
+    true = dict(engine._model.named_modules())
+    checked = 0
+    for name, module in quantised._model.named_modules():
+        if type(module).__name__ not in ("Linear4bit", "Linear8bitLt"):
+            continue
+        checked += 1
+        with torch.inference_mode():
+            read = (module(torch.eye(module.in_features)) - (0 if module.bias is None else module.bias)).T
+        weight = true[name].weight
+        error = (read - weight).abs().mean(dim=1) / weight.abs().mean(dim=1)
+        assert error.max() < 0.2, f"{name}: row {int(error.argmax())} of {tuple(weight.shape)}"
+    assert checked > 20
+
+
 @pytest.mark.parametrize("dtype", ["bf16", "fp16"])
 def test_other_compute_types_load_and_describe(dtype: str) -> None:
     half = TransformersEngine(CPU.model_copy(update={"dtype": dtype}))
