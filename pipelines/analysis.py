@@ -189,7 +189,7 @@ def _pending_runs(analysis: Analysis) -> list[DecodeRun]:
     video = analysis.source.video
     size = analysis.model.frame_spec.target_size(video.width, video.height)
     pending = [clip for clip in analysis.clips if clip.index not in analysis.outcomes]
-    return split_runs(analysis.analysis_id, analysis.source.path, pending, size, analysis.options.decoder)
+    return split_runs(analysis.analysis_id, analysis.source, pending, size, analysis.options.decoder)
 
 
 def _result(analysis: Analysis) -> dict[str, Any]:
