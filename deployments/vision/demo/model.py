@@ -8,12 +8,14 @@ from deployments.contracts import FrameSpec
 from deployments.vision.demo.tokenizer import END_OF_TURN, PADDING
 from deployments.vision.qwen.patches import CELL_PIXELS, MERGE_SIZE, PATCH_SIZE, TEMPORAL_PATCH_SIZE
 
-FRAME_SPEC = FrameSpec(multiple=CELL_PIXELS, min_pixels=7056, max_pixels=12544)
-"""The frame sizes it is trained on: 16:9 gives 140x84, 4:3 gives 112x84, 1:1 gives 112x112, 9:16 gives 84x140."""
+FRAME_SPEC = FrameSpec(multiple=CELL_PIXELS, min_pixels=18816, max_pixels=22400)
+"""The frame sizes it is trained on: 16:9 gives 196x112, 4:3 gives 168x112, 1:1 gives 140x140, 9:16 gives 112x196."""
 MAX_FRAMES = 16
 """The most frames per clip it is trained on."""
 
 _TEXT_WIDTH, _VISION_DEPTH = 160, 3
+_ROPE_THETA = 100.0
+"""The stock 10,000 would turn a head by less than 0.004 rad from one column of the frame to the next."""
 
 
 def build_model(tokenizer: Any) -> Qwen2_5_VLForConditionalGeneration:
@@ -28,7 +30,7 @@ def build_model(tokenizer: Any) -> Qwen2_5_VLForConditionalGeneration:
             "num_attention_heads": 5,
             "num_key_value_heads": 5,
             "max_position_embeddings": 4096,
-            "rope_parameters": {"rope_type": "default", "rope_theta": 10_000.0, "mrope_section": [4, 6, 6]},
+            "rope_parameters": {"rope_type": "default", "rope_theta": _ROPE_THETA, "mrope_section": [4, 6, 6]},
             "initializer_range": 0.04,
             "bos_token_id": None,
             "eos_token_id": end,

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from transformers import Qwen2_5_VLForConditionalGeneration
 
-from deployments.vision.demo.batches import sample_clip, sample_shape
+from deployments.vision.demo.clips import sample_clip, sample_shape
 from deployments.vision.qwen.patches import patchify
 
 _CLIPS, _ROWS_PER_CLIP = 500, 40

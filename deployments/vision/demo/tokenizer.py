@@ -1,7 +1,7 @@
 """Make the demo model's own byte-level BPE tokenizer and chat template."""
 
 from collections.abc import Iterator
-from itertools import product
+from itertools import chain, product
 from pathlib import Path
 
 from tokenizers import Tokenizer, decoders, pre_tokenizers
@@ -9,8 +9,9 @@ from tokenizers.models import BPE
 from tokenizers.trainers import BpeTrainer
 from transformers import PreTrainedTokenizerFast
 
-from deployments.vision.demo.prompts import PARAPHRASES, WORDS
-from deployments.vision.demo.scenes import BACKGROUNDS, COLOURS, MOTIONS, SHAPES
+from deployments.vision.demo.answers import NUMBERS, UNKNOWN
+from deployments.vision.demo.prompts import DESCRIBE, QUESTIONS, WORDS
+from deployments.vision.demo.scenes import BACKGROUNDS, COLOURS, MOTIONS, SHAPES, SIZES
 from deployments.vision.prompts import DEFAULT_PROMPT
 
 VOCABULARY_SIZE = 768
@@ -70,14 +71,18 @@ def save_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
 
 
 def _corpus() -> Iterator[str]:
-    """Yield what the model writes and reads: each word of a caption becomes one token."""
-    for colour, shape, motion, background in product(COLOURS, SHAPES, MOTIONS, BACKGROUNDS):
+    """Yield what the model writes and reads, so that each word of an answer becomes one token."""
+    for size, colour, shape, motion in product(SIZES, COLOURS, SHAPES, MOTIONS):
         verb = "stays still" if motion == "still" else f"moves {motion}"
-        article = "An" if colour[0] in "aeiou" else "A"
-        yield f"{article} {colour} {shape} {verb} on a {background} background."
-        yield f"a {colour} {shape} and an {colour} {shape}, {verb}"
-        yield f'[{{"time": 2.5, "event": "{article} {colour} {shape} {verb}"}}]'
-    for prompt in (DEFAULT_PROMPT, *PARAPHRASES):
-        yield from [prompt] * 20
+        yield f"A {size} {colour} {shape} appears, {verb} and disappears."
+        yield f"{colour.capitalize()}. {shape.capitalize()}. {motion.capitalize()}. There is no {colour} object."
+        yield f'[{{"event": "appears", "object": "{colour} {shape}", "time_s": 3}}]'
+        yield f', {{"event": "disappears", "object": "{colour} {shape}", "time_s": 12}}, {{"event": "cut", "time_s": 5}}'
+        yield f"What colour is the {shape}? What shape is the {colour} object? Where does the {colour} object move?"
+    for background in BACKGROUNDS:
+        yield from [f"First: The background is {background}. Then: The background is {background}."] * 50
+        yield from [f"{background.capitalize()}. The clock says 01:23. There is no clock."] * 50
+    fixed = (*NUMBERS, UNKNOWN, "It stays still.", "One moment shows no motion.", "user\n", "assistant\n", "system\n")
+    for text in (DEFAULT_PROMPT, *DESCRIBE, *chain.from_iterable(QUESTIONS.values()), *fixed):
+        yield from [text] * 20
     yield from (f" {word}" for word in WORDS * 3)
-    yield from ["user\n", "assistant\n", "system\n", "Yes.", "No.", "one", " two", " three", " first", " then"] * 20

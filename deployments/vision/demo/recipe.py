@@ -1,0 +1,43 @@
+"""One training run's settings: how long, how fast, and how hard the scenes are on the way."""
+
+import math
+from dataclasses import dataclass
+
+from deployments.vision.demo.layout import Mix
+
+_WARM_UP = 0.04
+"""Share of the steps over which the learning rate rises."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """Steps below `vision_steps` train the vision tower alone, on what each cell shows.
+
+    `pairs` is the number of frame pairs in a batch, `questions` how many a clip is asked beside its description.
+    """
+
+    steps: int
+    vision_steps: int
+    pairs: int
+    questions: int
+    peak_rate: float
+    seed: int
+
+    def mix(self, step: int) -> Mix:
+        """Return what to draw: one large object first, then smaller ones, clocks, more objects, events and cuts."""
+        share = min(1.0, 2 * step / max(1, self.vision_steps))
+        return Mix(
+            objects=(1 - 0.65 * share, 0.35 * share, 0.3 * share),
+            small=0.55 * share,
+            clock=0.5 * min(1.0, 2 * share),
+            events=0.3 * share,
+            cut=0.12 * share,
+        )
+
+    def rate(self, step: int, first: int) -> float:
+        """Return the learning rate: up, level, then down along a cosine to a fiftieth, for `first` <= step < steps."""
+        share = (step - first) / max(1, self.steps - first)
+        if share < _WARM_UP:
+            return self.peak_rate * share / _WARM_UP
+        fall = max(0.0, (share - 0.3) / 0.7)
+        return self.peak_rate * (0.02 + 0.49 * (1 + math.cos(math.pi * fall)))
