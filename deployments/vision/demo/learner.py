@@ -8,7 +8,7 @@ from torch.nn.functional import linear, softmax
 from transformers import Qwen2_5_VLForConditionalGeneration
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import apply_rotary_pos_emb_vision
 
-from deployments.vision.demo.lessons import PADDING, PREFIX, Lesson, Words
+from deployments.vision.demo.lessons import PREFIX, Lesson, Words
 from deployments.vision.qwen.patches import TEMPORAL_PATCH_SIZE, patchify
 
 
@@ -59,11 +59,7 @@ def answer(
 
 
 def positions(model: Qwen2_5_VLForConditionalGeneration, lesson: Lesson, words: Words) -> torch.Tensor:
-    """Return the rotary positions (3, clips, L) that `generate` would give each token.
-
-    A prompt's tokens count on from the clip's, but an answer's count on from the largest position so far, which in a
-    long clip is the time of its last pair.
-    """
+    """Return the rotary positions (3, clips, L) that `generate` gives each token: a question's follow on the clip's."""
     device = model.device
     length = int((words.segments[0] == PREFIX).sum())
     ids = torch.from_numpy(words.ids[:, :length]).to(device)
@@ -76,12 +72,7 @@ def positions(model: Qwen2_5_VLForConditionalGeneration, lesson: Lesson, words: 
         video_grid_thw=None if image else _grids(lesson, device),  # type: ignore[arg-type]
         second_per_grid_ts=torch.from_numpy(lesson.seconds_per_frame).to(device) * TEMPORAL_PATCH_SIZE,
     )
-    text = clip[0, :, -1:] + 1
-    latest = clip.amax((0, 2))[:, None]
-    offsets, answer_at = (torch.from_numpy(part).to(device) for part in (words.offsets, words.answer_at))
-    after = torch.maximum(text + answer_at, latest + 1) + offsets - answer_at
-    rest = torch.where(offsets < answer_at, text + offsets, after)
-    rest = torch.where(torch.from_numpy(words.segments == PADDING).to(device), 0, rest)
+    rest = clip[0, :, -1:] + 1 + torch.from_numpy(words.offsets).to(device)
     return torch.cat([clip, rest[None, :, length:].expand(3, -1, -1)], dim=2)
 
 

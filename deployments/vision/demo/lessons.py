@@ -28,14 +28,12 @@ class Words:
     """The sequences of a lesson, each int64 (clips, L).
 
     `segments` is PREFIX for the clip itself, then 1, 2, ... for its questions, and PADDING behind them. `offsets`
-    counts a segment's tokens, `answer_at` is the offset at which its answer begins. `labels` holds the next token
-    where an answer's token is to be said, else IGNORED.
+    counts a segment's tokens. `labels` holds the next token where an answer's token is to be said, else IGNORED.
     """
 
     ids: Ints
     segments: Ints
     offsets: Ints
-    answer_at: Ints
     labels: Ints
 
 
@@ -82,7 +80,7 @@ def pack(tokenizer: Any, clips: list[Clip], asked: list[list[tuple[str, str]]]) 
     prefix = prefix[:at] + prefix[at : at + 1] * visual_tokens + prefix[at + 1 :]
     rows = []
     for questions in asked:
-        row = [(token, PREFIX, offset, len(prefix), IGNORED) for offset, token in enumerate(prefix)]
+        row = [(token, PREFIX, offset, IGNORED) for offset, token in enumerate(prefix)]
         for segment, (prompt, answer) in enumerate(questions, start=1):
             before = tokenizer.encode(prompt, add_special_tokens=False, split_special_tokens=True)
             before += _encode(tokenizer, _TURN)
@@ -90,15 +88,15 @@ def pack(tokenizer: Any, clips: list[Clip], asked: list[list[tuple[str, str]]]) 
             labels = [IGNORED] * (len(before) - 1) + ids[len(before) :]
             # the end of the turn has nothing to predict, so it is left out
             row += [
-                (token, segment, offset, len(before), label)
+                (token, segment, offset, label)
                 for offset, (token, label) in enumerate(zip(ids[:-1], labels, strict=True))
             ]
         rows.append(row)
-    packed = np.zeros((len(rows), max(map(len, rows)), 5), np.int64)
-    packed[...] = (tokenizer.pad_token_id, PADDING, 0, 0, IGNORED)
+    packed = np.zeros((len(rows), max(map(len, rows)), 4), np.int64)
+    packed[...] = (tokenizer.pad_token_id, PADDING, 0, IGNORED)
     for place, row in enumerate(rows):
         packed[place, : len(row)] = row
-    return Words(*(np.ascontiguousarray(packed[..., column]) for column in range(5)))
+    return Words(*(np.ascontiguousarray(packed[..., column]) for column in range(4)))
 
 
 def _encode(tokenizer: Any, text: str) -> list[int]:

@@ -2,65 +2,56 @@
 
 import argparse
 import json
-from collections.abc import Iterator
-from fractions import Fraction
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
-import av
 import numpy as np
-import numpy.typing as npt
 
-from deployments.vision.demo.scenes import SceneSpec, Thing, render, truth
+from deployments.vision.demo.answers import truth
+from deployments.vision.demo.layout import Mix, sample_spec
+from deployments.vision.demo.scenes import SceneSpec
+from deployments.vision.demo.video import write_scenes
 
 WIDTH, HEIGHT, FRAMES_PER_S, SCENE_S = 640, 360, 25, 10.0
+SEEN_AT_S = tuple(second + 0.0 for second in range(round(SCENE_S)))
+"""The moments of a scene at which the truth is told: one frame a second."""
 
-_LEFT, _RIGHT, _TOP, _BOTTOM, _MIDDLE = (0.26, 0.5), (0.74, 0.5), (0.5, 0.27), (0.5, 0.73), (0.5, 0.5)
-SCENES = tuple(
-    SceneSpec(background, (Thing(colour, shape, motion, start, end, radius=0.22),), SCENE_S, seed)
-    for seed, (colour, shape, motion, background, start, end) in enumerate(
-        (
-            ("red", "circle", "right", "dark", _LEFT, _RIGHT),
-            ("yellow", "star", "up", "starry", _BOTTOM, _TOP),
-            ("blue", "square", "left", "light", _RIGHT, _LEFT),
-            ("green", "triangle", "still", "striped", _MIDDLE, _MIDDLE),
-            ("purple", "circle", "down", "gradient", _TOP, _BOTTOM),
-            ("orange", "square", "right", "chequered", _LEFT, _RIGHT),
-        )
-    )
-)
-"""Six scenes of `SCENE_S` seconds, one after the other with a hard cut between."""
+_ONE, _TWO, _THREE = (1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0)
+_PLOT = (
+    (_ONE, "", 21), (_TWO, "", 18), (_ONE, "event", 63), (_THREE, "", 66), (_ONE, "", 9), (_TWO, "cut", 14),
+    (_TWO, "", 18), (_ONE, "", 4), (_TWO, "event", 40), (_ONE, "", 20), (_THREE, "", 10), (_TWO, "", 16),
+)  # fmt: skip
+"""Each scene's number of objects, what happens in it, and which draw of these it is."""
 
 
-def write_sample(path: Path) -> list[str]:
-    """Write the sample video (MP4, H.264, 60 s of 640x360 at 25 frames a second) and `truth.json` beside it.
+def _scene(index: int, odds: tuple[float, float, float], happens: str, seed: int) -> SceneSpec:
+    """Return the `index`th scene, whose clock shows the video's own time."""
+    mix = Mix(odds, clock=1.0, events=float(happens == "event"), cut=float(happens == "cut"))
+    rng = np.random.default_rng([index, seed])
+    spec = sample_spec(rng, duration_s=SCENE_S, aspect=WIDTH / HEIGHT, mix=mix, combinations="all")
+    assert spec.clock is not None
+    return replace(spec, clock=replace(spec.clock, starts_s=index * SCENE_S))
 
-    Every run draws the same pixels. Returns one sentence per scene, which is what the demo model should say of it.
+
+SCENES = tuple(_scene(index, *plot) for index, plot in enumerate(_PLOT))
+"""Two minutes in scenes of `SCENE_S` seconds, one after the other with a hard cut between."""
+
+
+def write_sample(path: Path, scenes: Sequence[SceneSpec] = SCENES) -> list[str]:
+    """Write the sample video (MP4, H.264, 640x360 at 25 frames a second) and `truth.json` beside it.
+
+    Every run draws the same pixels. Returns what the demo model should say of each scene.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with av.open(str(path), "w", format="mp4") as container:
-        stream = container.add_stream("libx264", rate=FRAMES_PER_S, options={"preset": "veryfast", "crf": "23"})
-        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
-        stream.time_base = Fraction(1, FRAMES_PER_S)
-        for index, pixels in enumerate(_frames()):
-            frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
-            frame.pts, frame.time_base = index, Fraction(1, FRAMES_PER_S)
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode())
-    truths = [truth(scene) for scene in SCENES]
+    write_scenes(path, scenes, fps=FRAMES_PER_S, size=(WIDTH, HEIGHT))
+    truths = [truth(scene, SEEN_AT_S) for scene in scenes]
     rows = [
         {"start_s": index * SCENE_S, "end_s": (index + 1) * SCENE_S, "truth": sentence}
         for index, sentence in enumerate(truths)
     ]
     (path.parent / "truth.json").write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
     return truths
-
-
-def _frames() -> Iterator[npt.NDArray[np.uint8]]:
-    """Yield every frame, uint8 (HEIGHT, WIDTH, 3), a second at a time so that few are in memory at once."""
-    for scene in SCENES:
-        for second in range(round(SCENE_S)):
-            times_s = (second + np.arange(FRAMES_PER_S) / FRAMES_PER_S).tolist()
-            yield from render(scene, times_s, WIDTH, HEIGHT)
 
 
 def main() -> None:

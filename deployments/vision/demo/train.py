@@ -2,6 +2,8 @@
 
 import argparse
 import csv
+import signal
+import sys
 import time
 from pathlib import Path
 
@@ -62,6 +64,7 @@ def main() -> None:
     parser.add_argument("--start-step", type=int, default=0, help="the first step of a run with --start-from")
     args = parser.parse_args()
     logging.disable_progress_bar()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the process that draws ends, too
     torch.set_num_threads(args.threads)
     trainer = Trainer(Recipe(args.steps, args.vision_steps, args.pairs, args.questions, args.rate, args.seed))
     if args.resume:

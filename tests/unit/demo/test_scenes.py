@@ -1,93 +1,126 @@
-"""The drawn scenes: equal specs draw equal pixels, and the words say what the pixels show."""
+"""Where things are and when, and that random layouts keep what the answers rely on."""
+
+import itertools
 
 import numpy as np
 import pytest
 
-from deployments.vision.demo.batches import IGNORED, SIZES, Clip, cell_labels, sample_clip
+from deployments.vision.demo.clips import FRAME_SIZES
+from deployments.vision.demo.layout import Mix, sample_spec
 from deployments.vision.demo.model import FRAME_SPEC
 from deployments.vision.demo.scenes import (
-    BACKGROUNDS,
     COLOURS,
-    MOTIONS,
-    SHAPES,
+    CORNERS,
+    REACH,
+    SIZES,
+    Clock,
     SceneSpec,
+    Shot,
     Thing,
     centre_at,
     held_out,
-    render,
-    sample_spec,
-    truth,
+    in_sight,
+    left_to_right,
 )
 
-
-def scene(shape: str = "circle", background: str = "dark", motion: str = "right") -> SceneSpec:
-    dx, dy = MOTIONS[motion]
-    start, end = (0.5 - 0.2 * dx, 0.5 - 0.2 * dy), (0.5 + 0.2 * dx, 0.5 + 0.2 * dy)
-    return SceneSpec(background, (Thing("red", shape, motion, start, end, radius=0.25),), duration_s=10.0, seed=3)
+ASPECTS = [width / height for width, height in FRAME_SIZES]
+MOMENTS = np.linspace(0, 9.99, 12).tolist()
 
 
-def test_equal_seeds_draw_equal_pixels() -> None:
-    one, other = (sample_clip(np.random.default_rng(7), 4, (140, 84), compressed=1.0) for _ in range(2))
-    assert one.spec == other.spec
-    assert np.array_equal(one.frames, other.frames)
-
-
-@pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("background", BACKGROUNDS)
-def test_the_object_has_its_colour(shape: str, background: str) -> None:
-    frame = render(scene(shape, background), [5.0], 140, 84)[0]
-    middle = frame[38:46, 66:74].reshape(-1, 3).mean(axis=0)
-    assert np.allclose(middle, COLOURS["red"], atol=3)
-    border = np.concatenate([frame[:4].reshape(-1, 3), frame[-4:].reshape(-1, 3)]).astype(int)
-    assert np.ptp(border, axis=1).mean() < 30, "backgrounds are nearly grey"
-
-
-@pytest.mark.parametrize("motion", MOTIONS)
-@pytest.mark.parametrize("times_s", [np.arange(10.0), np.arange(8) * 1.25, np.arange(4) * 2.5], ids=len)
-def test_the_object_moves_as_the_truth_says(motion: str, times_s: np.ndarray) -> None:
-    frames = render(scene(motion=motion), times_s.tolist(), 140, 84).astype(int)
-    red = (frames[..., 0] - frames[..., 2]) > 100
-    centres = np.array([[axis.mean() for axis in np.nonzero(mask)][::-1] for mask in red]) / (140, 84)
-    travelled = (centres[-1] - centres[0]) / 0.4 * 10 / times_s[-1]
-    assert np.allclose(travelled, MOTIONS[motion], atol=0.1)
-    assert truth(scene(motion=motion)).startswith("A red circle " + ("stays still" if motion == "still" else "moves "))
-
-
-def test_truth_of_one_frame_tells_no_motion() -> None:
-    assert truth(scene()) == "A red circle moves right on a dark background."
-    assert truth(scene(), single_frame=True) == "A red circle on a dark background."
-
-
-def test_objects_stay_in_the_frame() -> None:
+def drawn(aspect: float, count: int = 60, **options: object) -> list[SceneSpec]:
     rng = np.random.default_rng(0)
-    for _ in range(300):
-        spec = sample_spec(rng, combinations="all")
-        (thing,) = spec.things
-        for time_s in (0.0, spec.duration_s):
-            assert all(thing.radius <= share <= 1 - thing.radius for share in centre_at(spec, thing, time_s))
+    return [sample_spec(rng, aspect=aspect, **options) for _ in range(count)]  # type: ignore[arg-type]
+
+
+def thing(colour: str = "red", **options: object) -> Thing:
+    given = {"shape": "circle", "size": "large", "motion": "right", "start": (0.3, 0.5), "end": (0.7, 0.5)}
+    return Thing(colour, radius=0.2, **(given | options))  # type: ignore[arg-type]
+
+
+def test_an_object_travels_while_it_is_in_sight() -> None:
+    comes = thing(enters_s=4.0)
+    shot = Shot("dark", (comes,), 0.0, 8.0, seed=1)
+    assert [in_sight(comes, time_s) for time_s in (0.0, 3.9, 4.0, 8.0)] == [False, False, True, True]
+    assert centre_at(shot, comes, 4.0) == (0.3, 0.5)
+    assert centre_at(shot, comes, 6.0) == pytest.approx((0.5, 0.5))
+    assert left_to_right(shot, [0.0, 2.0]) == []
+
+
+def test_a_shot_lasts_until_the_next() -> None:
+    shots = Shot("dark", (), 0.0, 4.0, seed=1), Shot("light", (), 4.0, 10.0, seed=2)
+    spec = SceneSpec(shots)
+    assert [spec.shot_at(time_s).background for time_s in (0.0, 3.99, 4.0, 12.0)] == ["dark", "dark", "light", "light"]
+    assert spec.duration_s == 10.0
+
+
+def test_the_clock_runs_in_real_time_and_turns_over() -> None:
+    clock = Clock("top left", starts_s=3598.5)
+    assert [clock.reading_s(time_s) for time_s in (0.0, 0.5, 1.4, 1.5)] == [3598, 3599, 3599, 0]
+
+
+@pytest.mark.parametrize("corner", CORNERS)
+def test_the_clock_lies_in_its_corner(corner: str) -> None:
+    left, top, right, bottom = Clock(corner, 0.0, margin=0.02).box(196, 112)
+    assert (left < 10) == ("left" in corner)
+    assert (right > 186) == ("right" in corner)
+    assert (top < 10) == ("top" in corner)
+    assert (bottom > 102) == ("bottom" in corner)
+
+
+@pytest.mark.parametrize("aspect", ASPECTS)
+def test_objects_keep_to_the_frame_to_their_columns_and_off_the_clock(aspect: float) -> None:
+    width, height = max(aspect, 1.0), max(1 / aspect, 1.0)
+    for spec in drawn(aspect, mix=Mix(clock=0.7, events=0.4, cut=0.3)):
+        for shot in spec.shots:
+            spans = []
+            for it in shot.things:
+                reach = REACH * it.radius
+                points = [centre_at(shot, it, time_s) for time_s in (shot.start_s, shot.end_s)]
+                x, y = ([point[axis] * scale for point in points] for axis, scale in ((0, width), (1, height)))
+                assert reach <= min(x) <= max(x) <= width - reach
+                assert reach <= min(y) <= max(y) <= height - reach
+                spans.append((min(x) - reach, max(x) + reach))
+                if spec.clock is not None:
+                    left, top, right, bottom = spec.clock.box(width, height)
+                    apart_x = max(x) + reach < left or min(x) - reach > right
+                    apart_y = max(y) + reach < top or min(y) - reach > bottom
+                    assert apart_x or apart_y
+            for (_, right), (left, _) in itertools.pairwise(sorted(spans)):
+                assert left - right > 0.05
+
+
+def test_traits_come_as_often_as_asked() -> None:
+    specs = drawn(7 / 4, 400)
+    counts = np.bincount([len(spec.shots[0].things) for spec in specs if len(spec.shots) == 1])
+    assert counts[1:].min() > 50
+    assert all(len({it.colour for it in shot.things}) == len(shot.things) for spec in specs for shot in spec.shots)
+    assert 0.3 < np.mean([spec.clock is not None for spec in specs]) < 0.5
+    assert 0.06 < np.mean([len(spec.shots) == 2 for spec in specs]) < 0.18
+    moves = [it.enters_s is not None or it.leaves_s is not None for spec in specs for it in spec.shots[0].things]
+    assert 0.05 < np.mean(moves) < 0.3
+
+
+def test_sizes_are_told_apart() -> None:
+    assert SIZES["small"][1] + 0.04 < SIZES["large"][0]
+    for spec in drawn(7 / 4):
+        for it in spec.shots[0].things:
+            assert SIZES[it.size][0] <= it.radius <= SIZES[it.size][1]
 
 
 def test_held_out_combinations_are_never_trained_on_yet_their_parts_are() -> None:
-    rng = np.random.default_rng(0)
-    seen = {(t.colour, t.shape, t.motion) for _ in range(3000) for t in sample_spec(rng).things}
+    seen = {(it.colour, it.shape, it.motion) for spec in drawn(7 / 4, 1500) for it in spec.shots[0].things}
     assert not any(held_out(*combination) for combination in seen)
     assert len(seen) == 144
-    assert {t.colour for _ in range(200) for t in sample_spec(rng, combinations="held_out").things} == set(COLOURS)
-    (thing,) = sample_spec(rng, combinations="held_out").things
-    assert held_out(thing.colour, thing.shape, thing.motion)
+    kept = [it for spec in drawn(7 / 4, 200, combinations="held_out") for it in spec.shots[0].things]
+    assert all(held_out(it.colour, it.shape, it.motion) for it in kept)
+    assert {it.colour for it in kept} == set(COLOURS)
 
 
 def test_frame_sizes_are_those_the_engine_asks_for() -> None:
     videos = ((1920, 1080), (640, 480), (720, 720), (1080, 1920))
-    assert tuple(FRAME_SPEC.target_size(*video) for video in videos) == SIZES
+    assert tuple(FRAME_SPEC.target_size(*video) for video in videos) == FRAME_SIZES
 
 
-def test_cell_labels_lie_where_the_object_is() -> None:
-    spec = scene(motion="right")
-    times_s = np.array([0.0, 1.0, 9.0])
-    labels = cell_labels(Clip(spec, times_s, render(spec, times_s.tolist(), 140, 84))).reshape(2, 3, 5, 4)
-    assert (labels[..., 3] == BACKGROUNDS.index("dark")).all()
-    left, right = (np.nonzero(pair[..., 0] != IGNORED)[1].mean() for pair in labels)
-    assert left < 2 < right
-    assert set(labels[0, ..., 2].flat) == {IGNORED, list(MOTIONS).index("right")}
-    assert set(labels[1, ..., 2].flat) == {IGNORED}, "one moment shows no motion"
+def test_ordering_is_by_the_first_sight() -> None:
+    left, right = thing("red", start=(0.2, 0.5), end=(0.3, 0.5)), thing("blue", start=(0.8, 0.5), end=(0.6, 0.5))
+    assert left_to_right(Shot("dark", (right, left), 0.0, 9.0, seed=1), MOMENTS) == [left, right]

@@ -26,8 +26,10 @@ def test_control_tokens_are_single_and_cannot_be_smuggled_in(token: str) -> None
     assert TOKENIZER.convert_tokens_to_ids(token) not in smuggled
 
 
-def test_each_word_of_a_caption_is_one_token() -> None:
-    assert len(TOKENIZER.encode("A purple triangle stays still on a chequered background.")) == 10
+def test_each_word_of_an_answer_is_one_token() -> None:
+    assert len(TOKENIZER.encode("A small purple triangle appears, stays still and disappears.")) == 10
+    assert len(TOKENIZER.encode("The background is chequered. The clock says 01:23.")) == 15
+    assert len(TOKENIZER.encode("I don't know.")) == 5
 
 
 def test_the_shipped_tokenizer_is_the_one_the_code_makes() -> None:
