@@ -14,6 +14,7 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from deployments.vision.demo.scenes import (
     BACKGROUNDS,
@@ -80,7 +81,9 @@ def truth(spec: SceneSpec, times_s: Sequence[float]) -> str:
 
 def write(description: Description) -> str:
     """Put a description into words."""
-    parts = [" ".join([*map(_sentence, things), f"The background is {ground}."]) for things, ground in description.shots]
+    parts = [
+        " ".join([*map(_sentence, things), f"The background is {ground}."]) for things, ground in description.shots
+    ]
     text = parts[0] if len(parts) == 1 else "First: " + " Then: ".join(parts)
     return text if description.clock_s is None else f"{text} The clock says {clock_text(description.clock_s)}."
 
@@ -150,7 +153,7 @@ def events(spec: SceneSpec, times_s: Sequence[float]) -> str:
     `time_s` is the time from the clip's first frame to the first frame that shows the change, in whole seconds.
     """
     rows: list[tuple[float, dict[str, str | int]]] = []
-    for before, time_s in zip(times_s, times_s[1:], strict=False):
+    for before, time_s in pairwise(times_s):
         after_s = time_s - times_s[0]
         shot = spec.shot_at(time_s)
         if spec.shot_at(before) is not shot:

@@ -4,6 +4,7 @@ import numpy as np
 import numpy.typing as npt
 
 from deployments.vision.demo.clips import Clip
+from deployments.vision.demo.drawing import Floats
 from deployments.vision.demo.scenes import (
     BACKGROUNDS,
     COLOURS,
@@ -80,9 +81,7 @@ def _label_pair(spec: SceneSpec, times_s: list[float], width: int, height: int) 
     return labels
 
 
-def _label_things(
-    labels: npt.NDArray[np.int64], shot: Shot, times_s: list[float], width: int, height: int
-) -> None:
+def _label_things(labels: npt.NDArray[np.int64], shot: Shot, times_s: list[float], width: int, height: int) -> None:
     """Write the labels of the shot's objects, at both moments, into `labels` of one pair."""
     x, y = _centres(labels)
     taken = np.zeros(labels.shape[:2], bool)
@@ -116,7 +115,7 @@ def _label_things(
         taken |= seen
 
 
-def _centres(labels: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+def _centres(labels: npt.NDArray[np.int64]) -> tuple[Floats, Floats]:
     """Return the centres of the cells' columns (1, columns) and rows (rows, 1), in pixels."""
     rows, columns = labels.shape[:2]
     return (np.arange(columns)[None, :] + 0.5) * CELL_PIXELS, (np.arange(rows)[:, None] + 0.5) * CELL_PIXELS

@@ -53,9 +53,7 @@ def sample_clip(
     seconds_per_frame = float(rng.uniform(0.5, 2.5))
     stretch = float(rng.uniform(0.94, 1.08))  # grids keep the aspect ratio only roughly
     aspect = size[0] / size[1] * stretch
-    spec = sample_spec(
-        rng, duration_s=count * seconds_per_frame, aspect=aspect, mix=mix, combinations=combinations
-    )
+    spec = sample_spec(rng, duration_s=count * seconds_per_frame, aspect=aspect, mix=mix, combinations=combinations)
     times_s = np.asarray((np.arange(count) + rng.uniform(0, 0.95)) * seconds_per_frame, np.float64)
     if shown is not None:
         first = int(rng.integers(count - shown + 1))

@@ -159,6 +159,6 @@ def _with_events(rng: np.random.Generator, shot: Shot) -> Shot:
     for thing, changes in zip(shot.things, chosen, strict=True):
         time_s = shot.start_s + float(rng.uniform(0.3, 0.7)) * (shot.end_s - shot.start_s)
         if changes:
-            thing = replace(thing, **{str(rng.choice(["enters_s", "leaves_s"])): time_s})
+            thing = replace(thing, enters_s=time_s) if rng.random() < 0.5 else replace(thing, leaves_s=time_s)
         things.append(thing)
     return replace(shot, things=tuple(things))

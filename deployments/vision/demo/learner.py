@@ -67,9 +67,9 @@ def positions(model: Qwen2_5_VLForConditionalGeneration, lesson: Lesson, words: 
     kinds = (ids == model.config.image_token_id).int() + 2 * (ids == model.config.video_token_id).int()
     clip, _ = model.model.get_rope_index(
         ids,
-        mm_token_type_ids=kinds,  # type: ignore[arg-type]
-        image_grid_thw=_grids(lesson, device) if image else None,  # type: ignore[arg-type]
-        video_grid_thw=None if image else _grids(lesson, device),  # type: ignore[arg-type]
+        mm_token_type_ids=kinds,
+        image_grid_thw=_grids(lesson, device) if image else None,
+        video_grid_thw=None if image else _grids(lesson, device),
         second_per_grid_ts=torch.from_numpy(lesson.seconds_per_frame).to(device) * TEMPORAL_PATCH_SIZE,
     )
     rest = clip[0, :, -1:] + 1 + torch.from_numpy(words.offsets).to(device)
@@ -100,9 +100,7 @@ def _attend(
     patches, length = hidden_states.shape[0], int(cu_seqlens[1])
     query, key, value = self.qkv(hidden_states).reshape(patches, 3, self.num_heads, -1).unbind(1)
     query, key = apply_rotary_pos_emb_vision(query, key, *position_embeddings)
-    query, key, value = (
-        part.reshape(-1, length, *part.shape[1:]).transpose(1, 2) for part in (query, key, value)
-    )
+    query, key, value = (part.reshape(-1, length, *part.shape[1:]).transpose(1, 2) for part in (query, key, value))
     shares = softmax(query @ key.transpose(-1, -2) * self.scaling, dim=-1).to(value.dtype)
     output: torch.Tensor = self.proj((shares @ value).transpose(1, 2).reshape(patches, -1))
     return output

@@ -46,7 +46,17 @@ _TOPICS = (
     "the president", "the capital of France", "the weather", "the best film", "your name", "the price of gold",
     "the next train", "the meaning of life", "the largest city", "this song", "the mayor", "the score", "my phone",
 )  # fmt: skip
-_OPENINGS = ("Who is", "What is", "Where is", "When was", "Why is", "How old is", "How far is", "Do you like", "Can I buy")
+_OPENINGS = (
+    "Who is",
+    "What is",
+    "Where is",
+    "When was",
+    "Why is",
+    "How old is",
+    "How far is",
+    "Do you like",
+    "Can I buy",
+)
 # fmt: off
 WORDS = (
     "a", "about", "action", "all", "and", "any", "are", "at", "be", "between", "brief", "can", "caption", "clip",
@@ -102,7 +112,11 @@ def sample_question(
     if kind == "events":
         return kind, prompt, answers.events(spec, times_s)
     if kind in ("count", "background", "clock"):
-        return kind, prompt, {"count": answers.count, "background": answers.background, "clock": answers.clock}[kind](seen)
+        return (
+            kind,
+            prompt,
+            {"count": answers.count, "background": answers.background, "clock": answers.clock}[kind](seen),
+        )
     if kind == "colour":
         shape = _pick(rng, _single_shapes(seen), [s for s in SHAPES if all(t.shape != s for t in seen.shots[0][0])])
         return kind, prompt.format(shape=shape), answers.colour_of(seen, shape)

@@ -19,7 +19,7 @@ def score_descriptions(clips: Sequence[Clip], texts: Sequence[str]) -> dict[str,
     total: Counter[str] = Counter()
     for clip, text in zip(clips, texts, strict=True):
         true = observe(clip.spec, clip.times_s.tolist())
-        for name, held in _checks(true, parse(text)) + [("exact", text == write(true))]:
+        for name, held in [*_checks(true, parse(text)), ("exact", text == write(true))]:
             right[name] += held
             total[name] += 1
     return {name: right[name] / total[name] for name in total}

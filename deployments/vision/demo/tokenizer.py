@@ -77,7 +77,8 @@ def _corpus() -> Iterator[str]:
         yield f"A {size} {colour} {shape} appears, {verb} and disappears."
         yield f"{colour.capitalize()}. {shape.capitalize()}. {motion.capitalize()}. There is no {colour} object."
         yield f'[{{"event": "appears", "object": "{colour} {shape}", "time_s": 3}}]'
-        yield f', {{"event": "disappears", "object": "{colour} {shape}", "time_s": 12}}, {{"event": "cut", "time_s": 5}}'
+        event = f', {{"event": "disappears", "object": "{colour} {shape}", "time_s": 12}}'
+        yield event + ', {"event": "cut", "time_s": 5}'
         yield f"What colour is the {shape}? What shape is the {colour} object? Where does the {colour} object move?"
     for background in BACKGROUNDS:
         yield from [f"First: The background is {background}. Then: The background is {background}."] * 50

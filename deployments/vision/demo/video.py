@@ -28,7 +28,7 @@ def recode(frames: Frames, crf: int, size: tuple[int, int]) -> Frames:
     coded = io.BytesIO()
     _encode(coded, frames, 25, (frames.shape[2], frames.shape[1]), crf, "ultrafast")
     coded.seek(0)
-    with av.open(coded) as container:
+    with av.open(coded, "r") as container:
         decoded = [
             frame.to_ndarray(format="rgb24", width=size[0], height=size[1], interpolation="BICUBIC")
             for frame in container.decode(video=0)

@@ -83,7 +83,8 @@ def test_write_scenes(tmp_path: Path) -> None:
     write_scenes(tmp_path / "two.mp4", [scene(), scene(background="light")], fps=5, size=(128, 96), crf=20)
     with av.open(str(tmp_path / "two.mp4")) as container:
         stream = container.streams.video[0]
-        assert (stream.width, stream.height, stream.average_rate) == (128, 96, 5)
+        assert (stream.width, stream.height) == (128, 96)
+        assert stream.average_rate == 5
         assert stream.codec_context.name == "h264"
         frames = [frame.to_ndarray(format="rgb24").astype(int) for frame in container.decode(stream)]
     assert len(frames) == 100

@@ -73,7 +73,7 @@ def test_only_answers_are_learned() -> None:
         for segment in (1, 2, 3):
             told = labels[segments == segment]
             text = TOKENIZER.decode(told[told != IGNORED])
-            assert text.endswith(f".{END_OF_TURN}") or text.endswith(f"]{END_OF_TURN}")
+            assert text.endswith((f".{END_OF_TURN}", f"]{END_OF_TURN}"))
             assert TOKENIZER.decode(ids[segments == segment]).endswith("assistant\n" + text.removesuffix(END_OF_TURN))
 
 
