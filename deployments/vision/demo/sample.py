@@ -19,8 +19,8 @@ SEEN_AT_S = tuple(second + 0.0 for second in range(round(SCENE_S)))
 
 _ONE, _TWO, _THREE = (1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0)
 _PLOT = (
-    (_ONE, "", 21), (_TWO, "", 18), (_ONE, "event", 114), (_THREE, "", 7), (_ONE, "", 9), (_TWO, "cut", 137),
-    (_TWO, "", 0), (_ONE, "", 22), (_TWO, "event", 147), (_ONE, "", 24), (_THREE, "", 104), (_TWO, "", 0),
+    (_ONE, "", 1789), (_TWO, "", 0), (_ONE, "event", 114), (_THREE, "", 6), (_ONE, "", 15), (_TWO, "cut", 213),
+    (_TWO, "", 18), (_ONE, "", 21), (_TWO, "event", 18), (_ONE, "", 20), (_THREE, "", 10), (_TWO, "", 16),
 )  # fmt: skip
 """Each scene's number of objects, what happens in it, and which draw of these it is."""
 

@@ -6,7 +6,7 @@ def test_the_demo_checkpoint_says_what_it_cannot_do() -> None:
     info = model_info("demo", VisionSettings())
     assert info.notice is not None
     assert "only drawn scenes" in info.notice
-    assert info.frame_spec.target_size(640, 360) == (140, 84)
+    assert info.frame_spec.target_size(640, 360) == (196, 112)
 
 
 def test_a_real_checkpoint_has_no_notice_and_rows_under_ten_megabytes() -> None:
