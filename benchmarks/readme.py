@@ -19,7 +19,7 @@ def figures_table(results: Path) -> str:
         for name, bar in content["bars"].items():
             sign = "≥" if bar["better"] == "higher" else "≤"
             verdict = "holds" if bar["holds"] else "**missed**"
-            measured = f"{bar['value']:.3g} {bar['unit']}"
+            measured = f"{bar['value']:.4g} {bar['unit']}"
             rows.append(f"| {name} | {measured} | {sign} {bar['bar']:g} | {verdict} | `{command}` |")
     return "\n".join(rows)
 

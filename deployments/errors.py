@@ -9,6 +9,7 @@
     │   ├── UnreadableVideo     no video that the decoders can read
     │   └── FrameTooLarge       frames above the pixel limit, refused before decoding
     ├── OutputConflict          the output already belongs to other work
+    ├── SourceChanged           the video's file is no longer the one that was planned
     ├── StorageFailed           the object store cannot be read or written now
     ├── ClipFailed              one clip has no caption; the analysis goes on
     │   ├── ClipUndecodable     none of the clip's frames can be decoded
@@ -80,6 +81,13 @@ class FrameTooLarge(InvalidInput):
 class OutputConflict(AppError):
     code = "output_conflict"
     http_status = 409
+
+
+class SourceChanged(AppError):
+    code = "source_changed"
+    http_status = 503
+    # Not made final: the right file may come back, and its clips are wanted then.
+    retryable = True
 
 
 class StorageFailed(AppError):

@@ -11,14 +11,14 @@ from typing import Any
 from obstore.store import ObjectStore
 
 from deployments.contracts import GenerationOptions, ModelInfo
-from deployments.errors import AppError
+from deployments.errors import AppError, OutputConflict
 from deployments.vision.prompts import DEFAULT_PROMPT
 from pipelines.chain import DecodeRun, decoded_clips, split_runs
 from pipelines.describe import DescribeOptions, Describer, describe_clip
-from pipelines.ledger import Ledger
+from pipelines.ledger import Ledger, exists
 from pipelines.outcome import ClipOutcome, DecodedClip
 from pipelines.plan import SamplingOptions, plan_clips
-from pipelines.results import build_result, write_result
+from pipelines.results import RESULT_FILES, build_result, write_result
 from pipelines.source import Source
 from pipelines.video import ClipPlan, DecoderName
 
@@ -78,6 +78,10 @@ async def open_analysis(
     """
     begun_s = time.perf_counter()
     ledger = Ledger(store, f"{prefix}ledger/")
+    if not await ledger.claimed():
+        for name in RESULT_FILES:
+            if await exists(store, f"{prefix}{name}"):
+                raise OutputConflict(f"expected an output without files of the result's names, got {prefix}{name}")
     analysis_id = await ledger.claim(
         {
             "sha256": source.sha256,
@@ -189,7 +193,7 @@ def _pending_runs(analysis: Analysis) -> list[DecodeRun]:
     video = analysis.source.video
     size = analysis.model.frame_spec.target_size(video.width, video.height)
     pending = [clip for clip in analysis.clips if clip.index not in analysis.outcomes]
-    return split_runs(analysis.analysis_id, analysis.source.path, pending, size, analysis.options.decoder)
+    return split_runs(analysis.analysis_id, analysis.source, pending, size, analysis.options.decoder)
 
 
 def _result(analysis: Analysis) -> dict[str, Any]:

@@ -21,11 +21,12 @@ from ray.data import Dataset, ExecutionResources, TaskPoolStrategy
 from ray.exceptions import RayError
 
 from deployments.contracts import FrameBatch
-from deployments.errors import AppError
+from deployments.errors import AppError, SourceChanged
 from deployments.ray_errors import translate
+from pipelines.native_heap import return_large_blocks
 from pipelines.outcome import ClipError, DecodedClip
 from pipelines.sandbox import Sandbox
-from pipelines.source import Source, inspect_source
+from pipelines.source import Source, check_unchanged, inspect_source
 from pipelines.video import ClipPlan, DecoderName
 
 RUN_CLIPS = 8
@@ -50,10 +51,11 @@ _ROW = pa.schema(
 
 @dataclass(frozen=True, slots=True)
 class DecodeRun:
-    """Neighbouring clips of one video that one task decodes, at `width` x `height` pixels."""
+    """Neighbouring clips of a video that one task decodes, at `width` x `height` pixels; `stamp` is the file's."""
 
     video: str
     path: str
+    stamp: str
     decoder: DecoderName
     width: int
     height: int
@@ -61,11 +63,11 @@ class DecodeRun:
 
 
 def split_runs(
-    video: str, path: str, clips: Sequence[ClipPlan], size: tuple[int, int], decoder: DecoderName
+    video: str, source: Source, clips: Sequence[ClipPlan], size: tuple[int, int], decoder: DecoderName
 ) -> list[DecodeRun]:
     """Cut a video's clips, in order, into runs of at most RUN_CLIPS."""
     return [
-        DecodeRun(video, path, decoder, *size, clips=tuple(clips[at : at + RUN_CLIPS]))
+        DecodeRun(video, source.path, source.stamp, decoder, *size, clips=tuple(clips[at : at + RUN_CLIPS]))
         for at in range(0, len(clips), RUN_CLIPS)
     ]
 
@@ -79,6 +81,7 @@ async def decoded_clips(runs: Sequence[DecodeRun], *, decode_cpus: float = 1.0) 
     plans = {(run.video, clip.index): clip for run in runs for clip in run.clips}
     if not plans:
         return
+    return_large_blocks()
     dataset = decode_dataset(runs, decode_cpus=decode_cpus)
     async with contextlib.aclosing(_from_thread(dataset)) as rows:
         async for row in rows:
@@ -152,8 +155,13 @@ def _decode_run(batch: pa.Table) -> Iterator[pa.Table]:
     for run in batch.to_pylist():
         clips = [ClipPlan(**{**clip, "sample_times_s": tuple(clip["sample_times_s"])}) for clip in run["clips"]]
         size = (run["width"], run["height"])
+        path = os.fsdecode(run["path"])
         begun_s = time.perf_counter()
-        for clip, decoded in _worker_sandbox().decode(os.fsdecode(run["path"]), clips, size, run["decoder"]):
+        for clip, decoded in _worker_sandbox().decode(path, clips, size, run["decoder"]):
+            try:
+                check_unchanged(path, run["stamp"])
+            except SourceChanged as changed:
+                decoded = changed
             decode_s = time.perf_counter() - begun_s
             yield _row(run["video"], clip, decoded, decode_s)
             begun_s = time.perf_counter()

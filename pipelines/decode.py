@@ -12,8 +12,8 @@ from av.video.stream import VideoStream
 
 from deployments.contracts import FrameBatch
 from pipelines.demux import PacketReader, Span
+from pipelines.opening import OpenVideo, damage_ignored, own_decoder
 from pipelines.pictures import Pictures
-from pipelines.probe import OpenVideo, damage_ignored, own_decoder
 from pipelines.selection import PacketMark, Run, entry_points, latest_ticks, runs, spans, wanted_pts
 from pipelines.video import ClipPlan, DecoderName
 

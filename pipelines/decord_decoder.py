@@ -10,8 +10,8 @@ from av.video.reformatter import VideoReformatter
 from deployments.contracts import FrameBatch
 from deployments.errors import UnreadableVideo
 from pipelines.demux import PacketReader
+from pipelines.opening import OpenVideo
 from pipelines.pictures import Pictures
-from pipelines.probe import OpenVideo
 from pipelines.selection import latest_ticks, wanted_pts
 from pipelines.video import ClipPlan
 

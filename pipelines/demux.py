@@ -10,7 +10,7 @@ from av.packet import Packet
 from av.video.stream import VideoStream
 
 from deployments.errors import ClipUndecodable
-from pipelines.probe import open_container, picture_stream, read_packets
+from pipelines.opening import open_container, picture_stream, read_packets
 from pipelines.selection import PacketMark
 
 HELD_BYTES = 32 * 2**20

@@ -63,6 +63,17 @@ async def get(store: ObjectStore, path: str) -> bytes:
         raise _storage_failed("read", path, error) from error
 
 
+async def exists(store: ObjectStore, path: str) -> bool:
+    """Say whether there is an object of this path. Raises StorageFailed."""
+    try:
+        await obstore.head_async(store, path)
+    except FileNotFoundError:
+        return False
+    except (BaseError, OSError, ValueError) as error:
+        raise _storage_failed("look for", path, error) from error
+    return True
+
+
 async def paths_below(store: ObjectStore, prefix: str) -> list[str]:
     """Return the paths of all objects below the prefix, in no order. Raises StorageFailed."""
     try:
@@ -95,6 +106,10 @@ class Ledger:
             if record["request"] != request:
                 raise _conflict(record["request"], request)
         return str(record["analysis_id"])
+
+    async def claimed(self) -> bool:
+        """Say whether an analysis is recorded here."""
+        return await exists(self._store, f"{self._prefix}request.json")
 
     async def commit(self, outcome: ClipOutcome) -> ClipOutcome:
         """Record the outcome unless the clip has one; return the one that stands."""

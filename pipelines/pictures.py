@@ -6,7 +6,7 @@ from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoRef
 
 from deployments.contracts import FrameBatch
 from deployments.errors import ClipUndecodable
-from pipelines.probe import OpenVideo, check_pixels, damage_ignored
+from pipelines.opening import OpenVideo, check_pixels, damage_ignored
 from pipelines.video import ClipPlan
 
 HD_HEIGHT = 720

@@ -100,6 +100,9 @@ def build_result(
     }
 
 
+RESULT_FILES = ("clips.jsonl", "clips.parquet", "timeline.md", "result.json")
+
+
 async def write_result(store: ObjectStore, prefix: str, result: dict[str, Any]) -> None:
     """Write clips.jsonl, clips.parquet, timeline.md and, last, result.json: who sees that, sees all of them."""
     clips = result["clips"]

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, BinaryIO
 
 from deployments.errors import AppError
+from pipelines.native_heap import return_free_pages, return_large_blocks
 from pipelines.sandbox_pipe import EXIT_MEMORY, die_with_parent, limit_cpu, limit_process, patience
 from pipelines.video import ClipPlan
 
@@ -41,6 +42,8 @@ class SandboxChild:
             except Exception as error:
                 # What the code did not foresee of a file is that file's business, as a crash would be; no relabelling.
                 self._send({"kind": "crash", "why": _where(error)})
+            # Else the holes that one file leaves in the heap lie under the index of the next.
+            return_free_pages()
 
     def _probe(self, request: Request) -> Iterator[Message]:
         from pipelines.probe import probe
@@ -128,6 +131,7 @@ def main() -> None:
     import pipelines.decode  # noqa: F401  # loaded before the limits, so that a request does not pay for it
 
     limit_process(settings["memory_bytes"])
+    return_large_blocks()
     try:
         SandboxChild(os.fdopen(0, "rb"), answers, settings).serve()
     except MemoryError:

@@ -77,6 +77,17 @@ def test_a_wrong_command_is_one_line_and_exit_code_2(
     assert code == USAGE
 
 
+def test_files_of_somebody_elses_are_not_overwritten(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "notes").mkdir()
+    (folder / "notes" / "timeline.md").write_text("mine")
+    code, line = refused(capsys, monkeypatch, "analyze", "good.mp4", "--out", "notes")
+    assert line == "expected an output without files of the result's names, got timeline.md"
+    assert code == USAGE
+    assert (folder / "notes" / "timeline.md").read_text() == "mine"
+
+
 def empty(path: Path) -> None:
     path.touch()
 

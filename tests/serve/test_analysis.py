@@ -92,6 +92,27 @@ def test_a_second_run_does_only_what_the_first_left(cluster: Cluster, sample: Pa
     assert [clip["text"] for clip in second["clips"]] == [clip["text"] for clip in first["clips"]]
 
 
+def test_a_file_that_changes_meanwhile_is_noticed_and_nothing_of_it_is_kept(
+    cluster: Cluster, sample: Path, tmp_path: Path
+) -> None:
+    cluster.restart_app(simulated_config(frame_s=0.02))
+    video = tmp_path / "video.mp4"
+    video.write_bytes(sample.read_bytes())
+
+    def append(analysis: Analysis, outcome: ClipOutcome) -> None:
+        if len(analysis.outcomes) == 1:
+            with video.open("ab") as file:
+                file.write(b"more")
+
+    result = analyse(video, tmp_path / "out", on_outcome=append, in_flight=1, clip_duration_s=1.0)
+    assert result["status"] == "partial"
+    assert set(result["coverage"]["clips_failed_by_code"]) == {"source_changed"}
+    described = [clip["index"] for clip in result["clips"] if "text" in clip]
+    assert 1 <= len(described) < 60
+    kept = [int(path.stem) for path in (tmp_path / "out/ledger/clips").iterdir()]
+    assert sorted(kept) == described
+
+
 def test_cancelling_stops_and_what_is_committed_stands(cluster: Cluster, sample: Path, tmp_path: Path) -> None:
     cluster.restart_app(simulated_config(frame_s=0.04))
 

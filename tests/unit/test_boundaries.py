@@ -15,6 +15,7 @@ ALLOWED_ROOMS = {
 }
 ENGINES = ("deployments/vision/qwen/", "deployments/vision/demo/")
 DECODERS = (
+    "pipelines/opening.py",
     "pipelines/probe.py",
     "pipelines/demux.py",
     "pipelines/decode.py",
@@ -54,6 +55,7 @@ WITHOUT_RAY = (
     "pipelines/results.py",
     "pipelines/ledger.py",
     "pipelines/sandbox",
+    "pipelines/opening.py",
     "pipelines/probe.py",
     "pipelines/decode.py",
     "serve_app/api.py",

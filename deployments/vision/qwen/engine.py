@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from deployments.contracts import Caption, DescribeRequest, FinishReason, GenerationOptions
-from deployments.errors import EngineFailed, ModelLoadFailed
+from deployments.errors import ClipRejected, EngineFailed, ModelLoadFailed
 from deployments.settings import VisionSettings
 from deployments.vision.qwen.encode import encode
 from deployments.vision.qwen.load import load_checkpoint
@@ -52,6 +52,7 @@ class TransformersEngine:
         try:
             with torch.inference_mode(), torch.random.fork_rng([device] if device.type == "cuda" else []):
                 inputs = encode(self._tokenizer, requests, device=device, dtype=self._dtype)
+                self._check_length(inputs["attention_mask"], requests)
                 torch.manual_seed(requests[0].options.seed)
                 output = self._model.generate(**inputs, **self._generation_arguments(requests))
         except RuntimeError as error:
@@ -62,6 +63,15 @@ class TransformersEngine:
             self._caption(tokens, prompt, request.options)
             for tokens, prompt, request in zip(output[:, prompt_length:].tolist(), prompt_tokens, requests, strict=True)
         ]
+
+    def _check_length(self, attention_mask: torch.Tensor, requests: Sequence[DescribeRequest]) -> None:
+        context = self._model.config.text_config.max_position_embeddings
+        for prompt_tokens, request in zip(attention_mask.sum(dim=1).tolist(), requests, strict=True):
+            if prompt_tokens + request.options.max_tokens > context:
+                raise ClipRejected(
+                    f"frames, prompt and max_tokens must fit into the model's context of {context} tokens, "
+                    f"got {prompt_tokens} + {request.options.max_tokens}"
+                )
 
     def _generation_arguments(self, requests: Sequence[DescribeRequest]) -> dict[str, Any]:
         options = requests[0].options

@@ -5,8 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from bitsandbytes.functional import dequantize_4bit
 from bitsandbytes.nn.modules import Linear4bit
 from safetensors import SafetensorError
+from torch.nn.functional import linear
 from transformers import AutoTokenizer, BitsAndBytesConfig, Qwen2_5_VLForConditionalGeneration
 from transformers.utils import logging as transformers_logging
 
@@ -99,15 +101,24 @@ def load_checkpoint(settings: VisionSettings) -> tuple[Qwen2_5_VLForConditionalG
     if attention == "sdpa":
         batch_vision_attention(model.model.visual)
     if settings.quantization == "nf4" and device.type == "cpu":
-        _keep_nf4_unpacked_where_it_must_be(model)
+        for module in model.modules():
+            if isinstance(module, Linear4bit) and module.in_features % _NF4_BLOCK_WEIGHTS:
+                _read_nf4_of_odd_rows_rightly(module)
     return model, tokenizer, dtype
 
 
-def _keep_nf4_unpacked_where_it_must_be(model: torch.nn.Module) -> None:
-    """Keep bitsandbytes 0.50 from repacking, on CPUs with AVX512-BF16, weights whose rows are no whole blocks.
+def _read_nf4_of_odd_rows_rightly(module: Linear4bit) -> None:
+    """Give a layer whose rows are no whole blocks a forward that reads its NF4 weights as one row.
 
-    Its packed format takes the scales apart by row; a row of 160 inputs is two and a half blocks of 64, and raises.
+    On a CPU, bitsandbytes 0.50 takes the scales of such a matrix apart by row: it reads wrong weights from the second
+    row on, and its packed format for AVX512-BF16 raises. Qwen2.5-VL's vision MLP (3,420 wide) has such rows.
     """
-    for module in model.modules():
-        if isinstance(module, Linear4bit) and module.in_features % _NF4_BLOCK_WEIGHTS:
-            module.support_avx512bf16_for_cpu = False
+    state: Any = module.weight.quant_state  # type: ignore[attr-defined]
+    shape = state.shape
+    state.shape = torch.Size((1, shape.numel()))
+
+    def forward(x: torch.Tensor) -> torch.Tensor:
+        weight = dequantize_4bit(module.weight.data, state).reshape(shape)
+        return linear(x, weight.to(x.dtype), module.bias)
+
+    module.forward = forward  # type: ignore[method-assign]

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from deployments.contracts import Caption, DescribeRequest, FrameBatch, GenerationOptions
-from deployments.errors import EngineFailed, ModelLoadFailed
+from deployments.errors import ClipRejected, EngineFailed, ModelLoadFailed
 from deployments.settings import VisionSettings
 from deployments.vision.catalog import DEMO_DIR
 from deployments.vision.demo.sample import SCENES
@@ -65,6 +65,13 @@ def test_the_same_clip_gets_the_same_caption_whatever_its_batch(engine: Transfor
     assert [caption.output_tokens for caption in together] == [caption.output_tokens for caption in alone]
 
 
+def test_a_prompt_over_the_context_is_rejected_for_good(engine: TransformersEngine) -> None:
+    with pytest.raises(ClipRejected, match=r"context of 4096 tokens, got \d{4,} \+ 128"):
+        engine.describe([request(0, prompt="What is shown? " * 3000)])
+    with pytest.raises(ClipRejected, match=r"got \d+ \+ 4096"):
+        engine.describe([request(0, max_tokens=4096)])
+
+
 @pytest.mark.parametrize("quantization", ["nf4", "int8"])
 def test_quantised_weights_describe_alike(engine: TransformersEngine, quantization: str) -> None:
     quantised = TransformersEngine(CPU.model_copy(update={"quantization": quantization}))
@@ -75,6 +82,24 @@ def test_quantised_weights_describe_alike(engine: TransformersEngine, quantizati
     pairs = [zip(a.split(), b.split(), strict=False) for a, b in zip(exact, coarse, strict=True)]
     same = [word == other for pair in pairs for word, other in pair]
     assert sum(same) / len(same) > 0.9
+
+
+@pytest.mark.parametrize("quantization", ["nf4", "int8"])
+def test_quantised_weights_are_near_the_true_ones_in_every_row(engine: TransformersEngine, quantization: str) -> None:
+    quantised = TransformersEngine(CPU.model_copy(update={"quantization": quantization}))
+    quantised.load()
+    true = dict(engine._model.named_modules())
+    checked = 0
+    for name, module in quantised._model.named_modules():
+        if type(module).__name__ not in ("Linear4bit", "Linear8bitLt"):
+            continue
+        checked += 1
+        with torch.inference_mode():
+            read = (module(torch.eye(module.in_features)) - (0 if module.bias is None else module.bias)).T
+        weight = true[name].weight
+        error = (read - weight).abs().mean(dim=1) / weight.abs().mean(dim=1)
+        assert error.max() < 0.2, f"{name}: row {int(error.argmax())} of {tuple(weight.shape)}"
+    assert checked > 20
 
 
 @pytest.mark.parametrize("dtype", ["bf16", "fp16"])

@@ -12,7 +12,7 @@ from pipelines.results import build_result, clock, coverage_of, status_of, timel
 from pipelines.source import Source
 from pipelines.video import VideoInfo
 
-SOURCE = Source("/v/a.mp4", "a.mp4", "ab" * 32, 99, VideoInfo(30.0, 640, 360, 25.0, 0, "h264", True, 0.5))
+SOURCE = Source("/v/a.mp4", "a.mp4", "ab" * 32, 99, VideoInfo(30.0, 640, 360, 25.0, 0, "h264", True, 0.5), "")
 
 
 def described(index: int, start_s: float, end_s: float, text: str = "A cat.") -> ClipOutcome:

@@ -1,0 +1,27 @@
+"""Keep the C library's heap small in processes that handle frames for hours."""
+
+import ctypes
+from functools import cache
+
+_MMAP_THRESHOLD = -3
+"""mallopt's name for it, from glibc's malloc.h."""
+_LARGE_BYTES = 2**20
+
+
+@cache
+def return_large_blocks() -> None:
+    """From now on, give blocks of 1 MiB and more back to the kernel when they are freed.
+
+    glibc raises that bound to the largest block freed so far, frames and indexes among them, and then keeps such
+    blocks as holes in its heap. Other C libraries are left as they are.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_MMAP_THRESHOLD, _LARGE_BYTES)
+
+
+def return_free_pages() -> None:
+    """Give the heap's free pages back to the kernel now, where the C library can (glibc)."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
