@@ -37,7 +37,9 @@ HEADS: dict[str, int] = {
     "seconds_10": 6,
     "seconds": 10,
 }
-"""The labels of a token and how many values each has; the last four are the clock's digits in the first frame."""
+"""The labels of a token and how many values each has."""
+DIGITS = ("minutes_10", "minutes", "seconds_10", "seconds")
+"""The last of them: what the clock says in the pair's first frame."""
 _COLUMN = {name: index for index, name in enumerate(HEADS)}
 
 

@@ -1,4 +1,4 @@
-"""The demo model's architecture: Qwen2.5-VL's classes at 2.3 million parameters."""
+"""The demo model's architecture: Qwen2.5-VL's classes at 2.4 million parameters."""
 
 from typing import Any
 

@@ -30,7 +30,7 @@ class Recipe:
             objects=(1 - 0.65 * share, 0.35 * share, 0.3 * share),
             small=0.55 * share,
             clock=0.65 * min(1.0, 2 * share),
-            events=0.3 * share,
+            events=0.4 * share,
             cut=0.12 * share,
         )
 

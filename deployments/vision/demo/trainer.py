@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 from transformers import Qwen2_5_VLForConditionalGeneration
 
-from deployments.vision.demo.cells import HEADS, IGNORED
+from deployments.vision.demo.cells import DIGITS, HEADS, IGNORED
 from deployments.vision.demo.learner import answer, prepare, see
 from deployments.vision.demo.lessons import Lesson, make_lesson, make_vision_lesson
 from deployments.vision.demo.model import build_model
@@ -20,7 +20,7 @@ from deployments.vision.demo.recipe import Recipe
 from deployments.vision.demo.tokenizer import build_tokenizer
 
 _CELL_WEIGHT = 0.3
-"""Weight of the cells' losses beside the answers'."""
+"""Weight of the cells' losses beside the answers', but for the digits, which are learned last."""
 _RATES = (1.0, 0.5)
 """Learning rates of the matrices (Muon) and of everything else (AdamW), as shares of the recipe's."""
 _AHEAD = 3
@@ -90,8 +90,8 @@ class Trainer:
                 self._drawing[step] = self._drawer.submit(draw, self.recipe, step)
         rate = self.recipe.rate(self.step, self.first_step)
         losses = self.losses(self._drawing.pop(self.step).result())
-        weight = _CELL_WEIGHT if "answer" in losses else 1.0
-        total = sum(loss * (1.0 if name == "answer" else weight) for name, loss in losses.items())
+        whole = ("answer", *DIGITS) if "answer" in losses else tuple(losses)
+        total = sum(loss * (1.0 if name in whole else _CELL_WEIGHT) for name, loss in losses.items())
         assert isinstance(total, torch.Tensor)
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
