@@ -20,6 +20,7 @@ from pipelines.describe import DescribeOptions, describe_clip
 from pipelines.outcome import ClipOutcome, DecodedClip
 from pipelines.plan import SamplingOptions, plan_clips
 from pipelines.sandbox import Sandbox
+from pipelines.source import inspect_source
 
 FILE_FPS = 4
 """Frames a second of the files: every moment that is sampled, and some between them."""
@@ -81,11 +82,11 @@ async def ask(film: Film, prompts: Sequence[str], model: ModelInfo, client: Visi
     Raises RuntimeError when a clip gets no answer, or frames of other moments than planned.
     """
     with Sandbox() as sandbox:
-        video = await asyncio.to_thread(sandbox.probe, film.path)
+        source = await asyncio.to_thread(inspect_source, str(film.path), sandbox)
     form = film.form
     sampling = SamplingOptions(clip_duration_s=form.scene_s, frames_per_clip=form.frames)
-    clips = plan_clips(video, sampling, max_frames=model.max_frames)
-    size = model.frame_spec.target_size(video.width, video.height)
+    clips = plan_clips(source.video, sampling, max_frames=model.max_frames)
+    size = model.frame_spec.target_size(source.video.width, source.video.height)
     room, suspects, rng = asyncio.Semaphore(_IN_FLIGHT_CLIPS), asyncio.Lock(), random.Random(0)
     answers: dict[int, ClipOutcome] = {}
 
@@ -97,7 +98,7 @@ async def ask(film: Film, prompts: Sequence[str], model: ModelInfo, client: Visi
             room.release()
 
     async with asyncio.TaskGroup() as group:
-        async for clip in decoded_clips(split_runs("film", str(film.path), clips, size, "pyav")):
+        async for clip in decoded_clips(split_runs("film", source, clips, size, "pyav")):
             await room.acquire()
             group.create_task(describe(clip))
     return [_text(answers[clip.index], clip.sample_times_s) for clip in clips]
