@@ -13,6 +13,7 @@ from deployments.vision.demo.cells import IGNORED, cell_labels
 from deployments.vision.demo.clips import Clip, sample_clip, sample_shape, sample_size
 from deployments.vision.demo.layout import Mix
 from deployments.vision.demo.prompts import sample_question
+from deployments.vision.demo.scenes import COLOURS, MOTIONS, SHAPES, SIZES
 from deployments.vision.demo.tokenizer import END_OF_TURN
 from deployments.vision.qwen.patches import CELL_PIXELS, TEMPORAL_PATCH_SIZE
 
@@ -21,6 +22,8 @@ _PREFIX = "<|im_start|>user\n<|vision_start|>{placeholder}<|vision_end|>"
 _TURN = "<|im_end|>\n<|im_start|>assistant\n"
 """What the chat template writes before and after a prompt; a test holds the sequences to those of the engine."""
 PREFIX, PADDING = 0, -1
+_MISREAD = 0.15
+"""Share of an answer's names that are replaced in what the model reads back, never in what it is to say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +70,9 @@ def make_lesson(rng: np.random.Generator, tokenizer: Any, pairs: int, mix: Mix, 
         times_s = clip.times_s.tolist()
         kinds = ["describe", *[None] * questions]
         asked.append([sample_question(rng, clip.spec, times_s, kind)[1:] for kind in kinds])
-    return _lesson(drawn, pack(tokenizer, drawn, asked))
+    words = pack(tokenizer, drawn, asked)
+    _misread(rng, tokenizer, words)
+    return _lesson(drawn, words)
 
 
 def pack(tokenizer: Any, clips: list[Clip], asked: list[list[tuple[str, str]]]) -> Words:
@@ -97,6 +102,20 @@ def pack(tokenizer: Any, clips: list[Clip], asked: list[list[tuple[str, str]]]) 
     for place, row in enumerate(rows):
         packed[place, : len(row)] = row
     return Words(*(np.ascontiguousarray(packed[..., column]) for column in range(4)))
+
+
+def _misread(rng: np.random.Generator, tokenizer: Any, words: Words) -> None:
+    """Replace, in place, some names in the answers as read back by others of their kind.
+
+    Else the next word follows from the last ones as well as from the pixels: that no green star ever moved right in
+    training, say, which is wrong of every combination that was held out.
+    """
+    read = np.zeros(words.ids.shape, bool)
+    read[:, 1:] = words.labels[:, :-1] != IGNORED
+    for names in (SIZES, COLOURS, SHAPES, MOTIONS):
+        ids = [tokenizer.encode(f" {name}", add_special_tokens=False)[0] for name in names]
+        places = read & np.isin(words.ids, ids) & (rng.random(words.ids.shape) < _MISREAD)
+        words.ids[places] = rng.choice(ids, int(places.sum()))
 
 
 def _encode(tokenizer: Any, text: str) -> list[int]:

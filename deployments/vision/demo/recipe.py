@@ -1,6 +1,5 @@
 """One training run's settings: how long, how fast, and how hard the scenes are on the way."""
 
-import math
 from dataclasses import dataclass
 
 from deployments.vision.demo.layout import Mix
@@ -35,9 +34,8 @@ class Recipe:
         )
 
     def rate(self, step: int, first: int) -> float:
-        """Return the learning rate: up, level, then down along a cosine to a fiftieth, for `first` <= step < steps."""
+        """Return the learning rate: up, then down to nothing along a line, for `first` <= step < steps."""
         share = (step - first) / max(1, self.steps - first)
         if share < _WARM_UP:
             return self.peak_rate * share / _WARM_UP
-        fall = max(0.0, (share - 0.3) / 0.7)
-        return self.peak_rate * (0.02 + 0.49 * (1 + math.cos(math.pi * fall)))
+        return self.peak_rate * (1 - share) / (1 - _WARM_UP)

@@ -19,7 +19,7 @@ from deployments.vision.demo.model import build_model
 from deployments.vision.demo.recipe import Recipe
 from deployments.vision.demo.tokenizer import build_tokenizer
 
-_CELL_WEIGHT = 0.3
+_CELL_WEIGHT = 0.5
 """Weight of the cells' losses beside the answers', but for the digits, which are learned last."""
 _RATES = (1.0, 0.5)
 """Learning rates of the matrices (Muon) and of everything else (AdamW), as shares of the recipe's."""

@@ -68,13 +68,16 @@ def test_only_answers_are_learned() -> None:
     rng = np.random.default_rng(1)
     words = make_lesson(rng, TOKENIZER, 16, Mix(), questions=2).words
     assert words is not None
+    same = []
     for ids, segments, labels in zip(words.ids, words.segments, words.labels, strict=True):
         assert (labels[(segments == PREFIX) | (segments == PADDING)] == IGNORED).all()
         for segment in (1, 2, 3):
             told = labels[segments == segment]
             text = TOKENIZER.decode(told[told != IGNORED])
             assert text.endswith((f".{END_OF_TURN}", f"]{END_OF_TURN}"))
-            assert TOKENIZER.decode(ids[segments == segment]).endswith("assistant\n" + text.removesuffix(END_OF_TURN))
+            said = TOKENIZER.decode(ids[segments == segment]).split("assistant\n")[1].split()
+            same.append(np.mean([a == b for a, b in zip(said, text.removesuffix(END_OF_TURN).split(), strict=True)]))
+    assert 0.9 < np.mean(same) < 1, "few names are misread"
 
 
 def test_vision_lessons_are_frame_pairs() -> None:
