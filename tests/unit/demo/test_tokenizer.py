@@ -27,8 +27,8 @@ def test_control_tokens_are_single_and_cannot_be_smuggled_in(token: str) -> None
 
 
 def test_each_word_of_an_answer_is_one_token() -> None:
-    assert len(TOKENIZER.encode("A small purple triangle appears, stays still and disappears.")) == 10
-    assert len(TOKENIZER.encode("The background is chequered. The clock says 01:23.")) == 15
+    assert len(TOKENIZER.encode("A small purple triangle appears, stays still and disappears.")) == 11
+    assert len(TOKENIZER.encode(" The background is chequered. The clock says 01:23.")) == 15
     assert len(TOKENIZER.encode("I don't know.")) == 5
 
 
