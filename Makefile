@@ -50,8 +50,9 @@ demo-model: $(READY) ## train a demo checkpoint anew, into build/demo-model/chec
 	@$(BIN)/python -m deployments.vision.demo.train --out build/demo-model/checkpoint --state build/demo-model/state \
 	  --steps 6200 --vision-steps 3600 --rate 2e-3
 
-eval-demo: $(READY) ## measure the demo checkpoint on held-out scenes
+eval-demo: $(READY) ## measure the demo checkpoint on held-out scenes, from arrays and through files
 	@$(BIN)/python -m benchmarks.demo_model
+	@$(BIN)/python -m benchmarks.demo_invariance
 
 bench: bench-decode bench-timeline bench-pipeline bench-memory ## all benchmarks
 

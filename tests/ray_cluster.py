@@ -15,7 +15,7 @@ from ray import serve
 from ray.dashboard.modules.serve.sdk import ServeSubmissionClient
 from ray.serve.exceptions import RayServeException
 
-from deployments.vision.demo.sample import write_sample
+from deployments.vision.demo.sample import SCENES, write_sample
 from pipelines.ray_console import quiet_ray_console
 from serve_app.cluster_app import deploy
 from serve_app.config import check_config
@@ -91,7 +91,7 @@ def cluster() -> Iterator[Cluster]:
 def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A minute of six drawn scenes, 640x360 at 25 frames a second."""
     path = tmp_path_factory.mktemp("sample") / "sample.mp4"
-    write_sample(path)
+    write_sample(path, SCENES[:6])
     return path
 
 

@@ -34,9 +34,10 @@ def test_the_demo_names_colour_and_background_of_every_scene(tmp_path: Path) -> 
     out = tmp_path / "out" / "demo"
     result = json.loads((out / "result.json").read_text())
     truths = [row["truth"] for row in json.loads((out / "truth.json").read_text())]
-    assert len(truths) == len(result["clips"]) == 6
+    assert len(truths) == len(result["clips"]) == 12
     for truth, clip in zip(truths, result["clips"], strict=True):
-        colour, background = re.findall(r"^An? (\w+) .* on an? (\w+) background\.$", truth)[0]
+        colour = re.findall(r"A (?:small|large) (\w+)", truth)[0]
+        background = re.findall(r"The background is (\w+)\.", truth)[0]
         assert colour in clip["text"], (truth, clip["text"])
         assert background in clip["text"], (truth, clip["text"])
         assert clip["text"] in done.stdout

@@ -1,0 +1,110 @@
+"""Ask the demo model about drawn scenes through the whole pipeline: MP4 files, probe, plan, decode, Serve."""
+
+import asyncio
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from deployments.contracts import ModelInfo
+from deployments.vision.client import VisionClient
+from deployments.vision.demo.clips import Clip
+from deployments.vision.demo.drawing import render
+from deployments.vision.demo.layout import Mix, sample_spec
+from deployments.vision.demo.scenes import SceneSpec
+from deployments.vision.demo.video import write_scenes
+from pipelines.chain import decoded_clips, split_runs
+from pipelines.describe import DescribeOptions, describe_clip
+from pipelines.outcome import ClipOutcome, DecodedClip
+from pipelines.plan import SamplingOptions, plan_clips
+from pipelines.sandbox import Sandbox
+from pipelines.source import inspect_source
+
+FILE_FPS = 4
+"""Frames a second of the files: every moment that is sampled, and some between them."""
+_IN_FLIGHT_CLIPS = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """One kind of video file: (width, height) `size`, H.264's quality factor `crf`, scenes of `scene_s` seconds.
+
+    Each scene is one clip of `frames` frames.
+    """
+
+    size: tuple[int, int]
+    crf: int
+    scene_s: float
+    frames: int
+
+
+FORMATS = (
+    Format((640, 360), crf=23, scene_s=8.0, frames=8),
+    Format((1280, 720), crf=30, scene_s=4.0, frames=4),
+    Format((480, 360), crf=20, scene_s=10.0, frames=10),
+    Format((360, 360), crf=26, scene_s=6.0, frames=4),
+    Format((360, 640), crf=23, scene_s=5.0, frames=5),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Film:
+    """A written file of scenes, one after the other, each a clip of the format's length."""
+
+    path: Path
+    form: Format
+    scenes: tuple[SceneSpec, ...]
+
+    def clips(self, model: ModelInfo) -> list[Clip]:
+        """Return the same scenes at the planned moments, drawn straight at the size that the model takes."""
+        size = model.frame_spec.target_size(*self.form.size)
+        times_s = np.asarray(np.arange(self.form.frames) * (self.form.scene_s / self.form.frames), np.float64)
+        return [Clip(scene, times_s, render(scene, times_s.tolist(), *size)) for scene in self.scenes]
+
+
+def write_film(folder: Path, form: Format, count: int, mix: Mix, seed: int) -> Film:
+    """Draw `count` scenes of combinations that were never trained on, and write them as a file in `folder`."""
+    rng = np.random.default_rng([seed, *form.size])
+    aspect = form.size[0] / form.size[1]
+    scenes = tuple(
+        sample_spec(rng, duration_s=form.scene_s, aspect=aspect, mix=mix, combinations="held_out") for _ in range(count)
+    )
+    path = folder / f"{seed}-{form.size[0]}x{form.size[1]}.mp4"
+    write_scenes(path, scenes, fps=FILE_FPS, size=form.size, crf=form.crf)
+    return Film(path, form, scenes)
+
+
+async def ask(film: Film, prompts: Sequence[str], model: ModelInfo, client: VisionClient) -> list[str]:
+    """Return the running model's answer to each scene's prompt, by the way that an analysis takes.
+
+    Raises RuntimeError when a clip gets no answer, or frames of other moments than planned.
+    """
+    with Sandbox() as sandbox:
+        source = await asyncio.to_thread(inspect_source, str(film.path), sandbox)
+    form = film.form
+    sampling = SamplingOptions(clip_duration_s=form.scene_s, frames_per_clip=form.frames)
+    clips = plan_clips(source.video, sampling, max_frames=model.max_frames)
+    size = model.frame_spec.target_size(source.video.width, source.video.height)
+    room, suspects, rng = asyncio.Semaphore(_IN_FLIGHT_CLIPS), asyncio.Lock(), random.Random(0)
+    answers: dict[int, ClipOutcome] = {}
+
+    async def describe(clip: DecodedClip) -> None:
+        with_prompt = DescribeOptions(prompts[clip.plan.index])
+        try:
+            answers[clip.plan.index] = await describe_clip(clip, client, with_prompt, rng, suspects)
+        finally:
+            room.release()
+
+    async with asyncio.TaskGroup() as group:
+        async for clip in decoded_clips(split_runs("film", source, clips, size, "pyav")):
+            await room.acquire()
+            group.create_task(describe(clip))
+    return [_text(answers[clip.index], clip.sample_times_s) for clip in clips]
+
+
+def _text(outcome: ClipOutcome, sample_times_s: Sequence[float]) -> str:
+    if outcome.text is None or not np.allclose(outcome.pts_s, sample_times_s, atol=0.5 / FILE_FPS):
+        raise RuntimeError(f"expected an answer about the frames at {sample_times_s}, got {outcome}")
+    return outcome.text
