@@ -22,8 +22,8 @@ from pipelines.plan import SamplingOptions, plan_clips
 from pipelines.sandbox import Sandbox
 from pipelines.source import inspect_source
 
-FILE_FPS = 4
-"""Frames a second of the files: every moment that is sampled, and some between them."""
+FILE_FPS = 2
+"""Frames a second of the files: every moment that is sampled, and one between; drawing them takes most of the time."""
 _IN_FLIGHT_CLIPS = 16
 
 
@@ -42,7 +42,7 @@ class Format:
 
 FORMATS = (
     Format((640, 360), crf=23, scene_s=8.0, frames=8),
-    Format((1280, 720), crf=30, scene_s=4.0, frames=4),
+    Format((854, 480), crf=30, scene_s=4.0, frames=4),
     Format((480, 360), crf=20, scene_s=10.0, frames=10),
     Format((360, 360), crf=26, scene_s=6.0, frames=4),
     Format((360, 640), crf=23, scene_s=5.0, frames=5),
