@@ -48,7 +48,7 @@ test-gpu: $(READY) ## the tests that need a CUDA device
 
 demo-model: $(READY) ## train a demo checkpoint anew, into build/demo-model/checkpoint
 	@$(BIN)/python -m deployments.vision.demo.train --out build/demo-model/checkpoint --state build/demo-model/state \
-	  --steps 6200 --vision-steps 3600 --rate 2e-3
+	  --steps 7000 --vision-steps 3600 --coarse-from 5000 --rate 2e-3
 
 eval-demo: $(READY) ## measure the demo checkpoint on held-out scenes, from arrays and through files
 	@$(BIN)/python -m benchmarks.demo_model

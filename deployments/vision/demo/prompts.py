@@ -103,7 +103,9 @@ def sample_question(
     """
     seen = answers.observe(spec, times_s)
     if kind is None:
-        kind = str(rng.choice(("clock", "events", "unknown") if len(seen.shots) > 1 else (*QUESTIONS, "unknown")))
+        kind = str(
+            rng.choice(("clock", "events", "unknown") if len(seen.shots) > 1 else (*QUESTIONS, "events", "unknown"))
+        )
     if kind == "describe":
         return kind, sample_description_prompt(rng), answers.write(seen)
     if kind == "unknown":

@@ -12,11 +12,13 @@ _WARM_UP = 0.04
 class Recipe:
     """Steps below `vision_steps` train the vision tower alone, on what each cell shows.
 
+    From step `coarse_from` on, the model learns with the weights that NF4 leaves of its own, and those are shipped.
     `pairs` is the number of frame pairs in a batch, `questions` how many a clip is asked beside its description.
     """
 
     steps: int
     vision_steps: int
+    coarse_from: int
     pairs: int
     questions: int
     peak_rate: float
@@ -29,8 +31,8 @@ class Recipe:
             objects=(1 - 0.65 * share, 0.35 * share, 0.3 * share),
             small=0.55 * share,
             clock=0.65 * min(1.0, 2 * share),
-            events=0.4 * share,
-            cut=0.12 * share,
+            events=0.45 * share,
+            cut=0.16 * share,
         )
 
     def rate(self, step: int, first: int) -> float:

@@ -53,6 +53,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder for the checkpoint")
     parser.add_argument("--steps", type=int, required=True, help="the last step; a resumed run counts on")
     parser.add_argument("--vision-steps", type=int, default=3600, help="steps that train the vision tower alone")
+    parser.add_argument("--coarse-from", type=int, help="the first step that learns with NF4 weights; default: none")
     parser.add_argument("--pairs", type=int, default=64, help="frame pairs in a batch")
     parser.add_argument("--questions", type=int, default=2, help="questions about a clip beside its description")
     parser.add_argument("--rate", type=float, default=2e-3, help="peak learning rate")
@@ -66,7 +67,10 @@ def main() -> None:
     logging.disable_progress_bar()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the process that draws ends, too
     torch.set_num_threads(args.threads)
-    trainer = Trainer(Recipe(args.steps, args.vision_steps, args.pairs, args.questions, args.rate, args.seed))
+    coarse_from = args.steps + 1 if args.coarse_from is None else args.coarse_from
+    trainer = Trainer(
+        Recipe(args.steps, args.vision_steps, coarse_from, args.pairs, args.questions, args.rate, args.seed)
+    )
     if args.resume:
         trainer.resume(args.state / "state.pt")
     elif args.start_from:

@@ -1,6 +1,7 @@
 """Train the demo model: lessons in, smaller losses out."""
 
 from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
 from multiprocessing import get_context
 from pathlib import Path
@@ -13,6 +14,7 @@ from torch.nn.functional import cross_entropy
 from transformers import Qwen2_5_VLForConditionalGeneration
 
 from deployments.vision.demo.cells import DIGITS, HEADS, IGNORED
+from deployments.vision.demo.coarse import coarse_weights
 from deployments.vision.demo.learner import answer, prepare, see
 from deployments.vision.demo.lessons import Lesson, make_lesson, make_vision_lesson
 from deployments.vision.demo.model import build_model
@@ -89,13 +91,14 @@ class Trainer:
             if step not in self._drawing:
                 self._drawing[step] = self._drawer.submit(draw, self.recipe, step)
         rate = self.recipe.rate(self.step, self.first_step)
-        losses = self.losses(self._drawing.pop(self.step).result())
-        whole = ("answer", *DIGITS) if "answer" in losses else tuple(losses)
-        total = sum(loss * (1.0 if name in whole else _CELL_WEIGHT) for name, loss in losses.items())
-        assert isinstance(total, torch.Tensor)
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
-        total.backward()
+        with self._weights():
+            losses = self.losses(self._drawing.pop(self.step).result())
+            whole = ("answer", *DIGITS) if "answer" in losses else tuple(losses)
+            total = sum(loss * (1.0 if name in whole else _CELL_WEIGHT) for name, loss in losses.items())
+            assert isinstance(total, torch.Tensor)
+            total.backward()
         nn.utils.clip_grad_norm_([p for p in self.parameters if p.grad is not None], 1.0)
         for optimizer, share in zip(self.optimizers, _RATES, strict=True):
             for group in optimizer.param_groups:
@@ -104,9 +107,14 @@ class Trainer:
         self.step += 1
         return {name: loss.item() for name, loss in losses.items()}
 
+    def _weights(self) -> AbstractContextManager[None]:
+        """Return the context in which the model has the weights that are learned with and shipped at this step."""
+        return coarse_weights(self.model) if self.step >= self.recipe.coarse_from else nullcontext()
+
     def save(self, out: Path, state: Path) -> None:
         """Write the checkpoint to `out` and everything a resumed run needs to `state`, never half a file."""
-        self.model.save_pretrained(out)
+        with self._weights():
+            self.model.save_pretrained(out)
         self.tokenizer.save_pretrained(out)
         state.parent.mkdir(parents=True, exist_ok=True)
         part = state.with_suffix(".part")

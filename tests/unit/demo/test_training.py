@@ -15,7 +15,7 @@ from deployments.vision.demo.train import run
 from deployments.vision.demo.trainer import Trainer, draw
 
 pytestmark = pytest.mark.timeout(120)
-RECIPE = Recipe(steps=3, vision_steps=2, pairs=8, questions=1, peak_rate=1e-3, seed=0)
+RECIPE = Recipe(steps=3, vision_steps=2, coarse_from=2, pairs=8, questions=1, peak_rate=1e-3, seed=0)
 
 
 @pytest.fixture
@@ -70,14 +70,14 @@ def test_equal_steps_draw_equal_lessons() -> None:
 
 
 def test_the_rate_rises_and_falls() -> None:
-    recipe = Recipe(steps=1000, vision_steps=0, pairs=8, questions=1, peak_rate=1.0, seed=0)
+    recipe = Recipe(steps=1000, vision_steps=0, coarse_from=1000, pairs=8, questions=1, peak_rate=1.0, seed=0)
     rates = [recipe.rate(step, 0) for step in (0, 20, 40, 520, 1000)]
     assert rates == pytest.approx([0.0, 0.5, 1.0, 0.5, 0.0])
     assert recipe.rate(500, 500) == 0.0
 
 
 def test_scenes_get_harder() -> None:
-    recipe = Recipe(steps=1000, vision_steps=400, pairs=8, questions=1, peak_rate=1.0, seed=0)
+    recipe = Recipe(steps=1000, vision_steps=400, coarse_from=1000, pairs=8, questions=1, peak_rate=1.0, seed=0)
     easy, hard = recipe.mix(0), recipe.mix(200)
     assert easy.objects == (1.0, 0.0, 0.0)
     assert (easy.small, easy.clock, easy.events, easy.cut) == (0.0, 0.0, 0.0, 0.0)
