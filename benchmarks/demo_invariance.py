@@ -11,8 +11,8 @@ import numpy as np
 from benchmarks.results_file import Bar, write_result
 from deployments.contracts import DescribeRequest
 from deployments.settings import VisionSettings
+from deployments.vision.catalog import DEMO_DIR
 from deployments.vision.demo.clips import sample_clip, sample_shape
-from deployments.vision.demo.evaluate import CHECKPOINT
 from deployments.vision.demo.layout import Mix
 from deployments.vision.prompts import DEFAULT_PROMPT
 from deployments.vision.qwen.engine import TransformersEngine
@@ -46,7 +46,7 @@ def texts(asked: list[DescribeRequest], batch_clips: int, checkpoint: Path, quan
 def main() -> None:
     """Parse the command line, measure and write `benchmarks/results/demo_invariance.json`."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--checkpoint", type=Path, default=CHECKPOINT)
+    parser.add_argument("--checkpoint", type=Path, default=DEMO_DIR)
     parser.add_argument("--clips", type=int, default=304)
     parser.add_argument("--dry-run", action="store_true", help="print the figures and write no file")
     args = parser.parse_args()

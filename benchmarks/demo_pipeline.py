@@ -2,15 +2,14 @@
 
 import asyncio
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from deployments.contracts import ModelInfo
+from deployments.contracts import FrameBatch, ModelInfo
 from deployments.vision.client import VisionClient
-from deployments.vision.demo.clips import Clip
 from deployments.vision.demo.drawing import render
 from deployments.vision.demo.layout import Mix, sample_spec
 from deployments.vision.demo.scenes import SceneSpec
@@ -57,11 +56,16 @@ class Film:
     form: Format
     scenes: tuple[SceneSpec, ...]
 
-    def clips(self, model: ModelInfo) -> list[Clip]:
-        """Return the same scenes at the planned moments, drawn straight at the size that the model takes."""
+    @property
+    def times_s(self) -> list[float]:
+        """The moments of a scene that its clip samples."""
+        return [place * self.form.scene_s / self.form.frames for place in range(self.form.frames)]
+
+    def clips(self, model: ModelInfo) -> Iterator[FrameBatch]:
+        """Draw the same scenes at the planned moments, straight at the size that the model takes."""
         size = model.frame_spec.target_size(*self.form.size)
-        times_s = np.asarray(np.arange(self.form.frames) * (self.form.scene_s / self.form.frames), np.float64)
-        return [Clip(scene, times_s, render(scene, times_s.tolist(), *size)) for scene in self.scenes]
+        for scene in self.scenes:
+            yield FrameBatch(render(scene, self.times_s, *size), np.array(self.times_s))
 
 
 def write_film(folder: Path, form: Format, count: int, mix: Mix, seed: int) -> Film:
@@ -76,8 +80,8 @@ def write_film(folder: Path, form: Format, count: int, mix: Mix, seed: int) -> F
     return Film(path, form, scenes)
 
 
-async def ask(film: Film, prompts: Sequence[str], model: ModelInfo, client: VisionClient) -> list[str]:
-    """Return the running model's answer to each scene's prompt, by the way that an analysis takes.
+async def ask(film: Film, prompts: Sequence[Sequence[str]], model: ModelInfo, client: VisionClient) -> list[list[str]]:
+    """Return the running model's answers to each scene's prompts, by the way that an analysis takes.
 
     Raises RuntimeError when a clip gets no answer, or frames of other moments than planned.
     """
@@ -88,20 +92,22 @@ async def ask(film: Film, prompts: Sequence[str], model: ModelInfo, client: Visi
     clips = plan_clips(source.video, sampling, max_frames=model.max_frames)
     size = model.frame_spec.target_size(source.video.width, source.video.height)
     room, suspects, rng = asyncio.Semaphore(_IN_FLIGHT_CLIPS), asyncio.Lock(), random.Random(0)
-    answers: dict[int, ClipOutcome] = {}
 
-    async def describe(clip: DecodedClip) -> None:
-        with_prompt = DescribeOptions(prompts[clip.plan.index])
+    async def describe(clip: DecodedClip, prompt: str) -> str:
         try:
-            answers[clip.plan.index] = await describe_clip(clip, client, with_prompt, rng, suspects)
+            outcome = await describe_clip(clip, client, DescribeOptions(prompt), rng, suspects)
+            return _text(outcome, clip.plan.sample_times_s)
         finally:
             room.release()
 
+    answers: dict[int, list[asyncio.Task[str]]] = {}
     async with asyncio.TaskGroup() as group:
         async for clip in decoded_clips(split_runs("film", source, clips, size, "pyav")):
-            await room.acquire()
-            group.create_task(describe(clip))
-    return [_text(answers[clip.index], clip.sample_times_s) for clip in clips]
+            answers[clip.plan.index] = []
+            for prompt in prompts[clip.plan.index]:
+                await room.acquire()
+                answers[clip.plan.index].append(group.create_task(describe(clip, prompt)))
+    return [[task.result() for task in answers[clip.index]] for clip in clips]
 
 
 def _text(outcome: ClipOutcome, sample_times_s: Sequence[float]) -> str:

@@ -15,7 +15,7 @@ import pytest
 from deployments.contracts import FrameBatch
 from deployments.settings import VisionSettings
 from deployments.vision.catalog import model_info
-from deployments.vision.demo.clips import Clip
+from deployments.vision.demo.answers import observe
 from deployments.vision.demo.layout import Mix, sample_spec
 from deployments.vision.demo.scenes import SceneSpec
 from deployments.vision.demo.scoring import score_descriptions
@@ -82,8 +82,7 @@ def accuracies(film: Path, scenes: list[SceneSpec], out: Path) -> dict[str, floa
     seen = []
     for clip in result["clips"]:
         place = int(clip["pts_s"][0] // SCENE_S)
-        times_s = np.array(clip["pts_s"]) - place * SCENE_S
-        seen.append(Clip(scenes[place], times_s, np.empty((len(times_s), 1, 1, 3), np.uint8)))
+        seen.append(observe(scenes[place], [pts_s - place * SCENE_S for pts_s in clip["pts_s"]]))
     return score_descriptions(seen, [clip["text"] for clip in result["clips"]])
 
 

@@ -25,6 +25,7 @@ from deployments.vision.demo.scenes import (
     SceneSpec,
     Shot,
     Thing,
+    clock_text,
     in_sight,
     left_to_right,
 )
@@ -100,11 +101,6 @@ def _sentence(seen: Seen) -> str:
 
 def _verb(motion: str) -> str:
     return "stays still" if motion == "still" else f"moves {motion}"
-
-
-def clock_text(reading_s: int) -> str:
-    """Write a reading in seconds as `mm:ss`."""
-    return f"{reading_s // 60:02}:{reading_s % 60:02}"
 
 
 def count(description: Description) -> str:

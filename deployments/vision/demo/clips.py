@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from deployments.contracts import DescribeRequest, FrameBatch
-from deployments.vision.demo.answers import truth
+from deployments.vision.demo.answers import Description, observe
 from deployments.vision.demo.drawing import render
 from deployments.vision.demo.layout import Mix, sample_spec
 from deployments.vision.demo.scenes import SceneSpec
@@ -28,8 +28,8 @@ class Clip:
     frames: npt.NDArray[np.uint8]
 
     @property
-    def caption(self) -> str:
-        return truth(self.spec, self.times_s.tolist())
+    def seen(self) -> Description:
+        return observe(self.spec, self.times_s.tolist())
 
     def request(self, prompt: str) -> DescribeRequest:
         return DescribeRequest(FrameBatch(self.frames, self.times_s), prompt)
@@ -42,7 +42,7 @@ def sample_clip(
     *,
     mix: Mix | None = None,
     combinations: str = "training",
-    compressed: float = 0.35,
+    compressed: float = 0.5,
     shown: int | None = None,
 ) -> Clip:
     """Draw a random scene and sample `count` evenly spaced frames of (width, height) `size` over all of it.

@@ -18,6 +18,7 @@ from deployments.vision.demo.scenes import (
     Shot,
     Thing,
     centre_at,
+    clock_text,
     in_sight,
 )
 
@@ -88,7 +89,7 @@ def _draw_clock(frame: npt.NDArray[np.uint8], clock: Clock, reading_s: int) -> N
     """Paint the clock's plate and its digits over `frame` uint8 (H, W, 3)."""
     height, width = frame.shape[:2]
     x0, y0, x1, y1 = (round(edge) for edge in clock.box(width, height))
-    cover = _plate(f"{reading_s // 60:02}:{reading_s % 60:02}", x1 - x0, y1 - y0)
+    cover = _plate(clock_text(reading_s), x1 - x0, y1 - y0)
     region = frame[max(y0, 0) : y1, max(x0, 0) : x1]
     ink, paper = (15, 240) if clock.light_plate else (240, 15)
     region[...] = (paper + cover[: region.shape[0], : region.shape[1], None] * (ink - paper)).astype(np.uint8)

@@ -9,7 +9,7 @@ from transformers import Qwen2_5_VLForConditionalGeneration
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import apply_rotary_pos_emb_vision
 
 from deployments.vision.demo.lessons import PREFIX, Lesson, Words
-from deployments.vision.qwen.patches import TEMPORAL_PATCH_SIZE, patchify
+from deployments.vision.qwen.patches import PATCH_SIZE, TEMPORAL_PATCH_SIZE, patchify
 
 
 def prepare(model: Qwen2_5_VLForConditionalGeneration) -> None:
@@ -79,7 +79,7 @@ def positions(model: Qwen2_5_VLForConditionalGeneration, lesson: Lesson, words: 
 def _grids(lesson: Lesson, device: torch.device) -> torch.Tensor:
     """Return each clip's grid (pairs, rows, columns) in patches, int64 (clips, 3)."""
     clips, count, height, width, _ = lesson.frames.shape
-    grid = (-(-count // TEMPORAL_PATCH_SIZE), height // 14, width // 14)
+    grid = (-(-count // TEMPORAL_PATCH_SIZE), height // PATCH_SIZE, width // PATCH_SIZE)
     return torch.tensor([grid] * clips, device=device)
 
 

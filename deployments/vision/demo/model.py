@@ -4,14 +4,8 @@ from typing import Any
 
 from transformers import GenerationConfig, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
-from deployments.contracts import FrameSpec
 from deployments.vision.demo.tokenizer import END_OF_TURN, PADDING
-from deployments.vision.qwen.patches import CELL_PIXELS, MERGE_SIZE, PATCH_SIZE, TEMPORAL_PATCH_SIZE
-
-FRAME_SPEC = FrameSpec(multiple=CELL_PIXELS, min_pixels=18816, max_pixels=22400)
-"""The frame sizes it is trained on: 16:9 gives 196x112, 4:3 gives 168x112, 1:1 gives 140x140, 9:16 gives 112x196."""
-MAX_FRAMES = 16
-"""The most frames per clip it is trained on."""
+from deployments.vision.qwen.patches import MERGE_SIZE, PATCH_SIZE, TEMPORAL_PATCH_SIZE
 
 _TEXT_WIDTH, _VISION_DEPTH = 160, 3
 _ROPE_THETA = 100.0

@@ -108,6 +108,11 @@ class SceneSpec:
         return next((shot for shot in reversed(self.shots) if shot.start_s <= time_s), self.shots[0])
 
 
+def clock_text(reading_s: int) -> str:
+    """Write a reading in seconds as `mm:ss`."""
+    return f"{reading_s // 60:02}:{reading_s % 60:02}"
+
+
 def held_out(colour: str, shape: str, motion: str) -> bool:
     """Whether this combination is kept out of training (16 of 160), so that naming it takes more than memory."""
     return (list(COLOURS).index(colour) + 3 * SHAPES.index(shape) + 2 * list(MOTIONS).index(motion)) % 10 == 0

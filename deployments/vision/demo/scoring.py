@@ -3,13 +3,13 @@
 from collections import Counter
 from collections.abc import Sequence
 from itertools import chain
+from statistics import fmean
 
-from deployments.vision.demo.answers import Description, Seen, observe, parse, write
-from deployments.vision.demo.clips import Clip
+from deployments.vision.demo.answers import Description, Seen, parse, write
 
 
-def score_descriptions(clips: Sequence[Clip], texts: Sequence[str]) -> dict[str, float]:
-    """Return shares of what is right in the descriptions of `clips`.
+def score_descriptions(truths: Sequence[Description], texts: Sequence[str]) -> dict[str, float]:
+    """Return shares of what is right in the descriptions of clips.
 
     "colour", "shape", "size", "motion", "event": of the true objects, found by their colour; "background": of the
     shots; "count", "clock" (within a second), "clock exact" and "exact" (every word): of the clips, or of those with a
@@ -17,12 +17,22 @@ def score_descriptions(clips: Sequence[Clip], texts: Sequence[str]) -> dict[str,
     """
     right: Counter[str] = Counter()
     total: Counter[str] = Counter()
-    for clip, text in zip(clips, texts, strict=True):
-        true = observe(clip.spec, clip.times_s.tolist())
+    for true, text in zip(truths, texts, strict=True):
         for name, held in [*_checks(true, parse(text)), ("exact", text == write(true))]:
             right[name] += held
             total[name] += 1
     return {name: right[name] / total[name] for name in total}
+
+
+def clock_error_s(truths: Sequence[Description], texts: Sequence[str]) -> float:
+    """Return the mean distance in seconds of the clocks that are told from what they said; 0 where none is told."""
+    told = [(true.clock_s, parse(text)) for true, text in zip(truths, texts, strict=True)]
+    errors_s = [
+        abs(said.clock_s - clock_s)
+        for clock_s, said in told
+        if clock_s is not None and said is not None and said.clock_s is not None
+    ]
+    return fmean(errors_s) if errors_s else 0.0
 
 
 def _checks(true: Description, said: Description | None) -> list[tuple[str, bool]]:

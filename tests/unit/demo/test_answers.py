@@ -9,7 +9,7 @@ from deployments.vision.demo import answers
 from deployments.vision.demo.clips import sample_clip, sample_shape
 from deployments.vision.demo.prompts import QUESTIONS, sample_description_prompt, sample_question, sample_unknown_prompt
 from deployments.vision.demo.scenes import Clock, SceneSpec, Shot, Thing
-from deployments.vision.demo.scoring import score_descriptions
+from deployments.vision.demo.scoring import clock_error_s, score_descriptions
 from deployments.vision.prompts import DEFAULT_PROMPT
 
 RED = Thing("red", "circle", "large", "right", (0.2, 0.5), (0.4, 0.5), radius=0.2)
@@ -78,10 +78,11 @@ def test_other_texts_are_no_descriptions(text: str) -> None:
 def test_the_right_words_score_one_and_wrong_ones_less() -> None:
     rng = np.random.default_rng(1)
     clips = [sample_clip(rng, 4, (196, 112)) for _ in range(40)]
-    truths = [clip.caption for clip in clips]
-    assert set(score_descriptions(clips, truths).values()) == {1.0}
-    assert set(score_descriptions(clips, ["nothing"] * 40).values()) == {0.0}
-    late = score_descriptions(clips, [text.replace("small", "large") for text in truths])
+    truths = [clip.seen for clip in clips]
+    texts = [answers.write(seen) for seen in truths]
+    assert set(score_descriptions(truths, texts).values()) == {1.0}
+    assert set(score_descriptions(truths, ["nothing"] * 40).values()) == {0.0}
+    late = score_descriptions(truths, [text.replace("small", "large") for text in texts])
     assert late["colour"] == late["shape"] == late["clock"] == 1.0
     assert 0 < late["size"] < 1
     assert late["exact"] < 1
@@ -89,11 +90,13 @@ def test_the_right_words_score_one_and_wrong_ones_less() -> None:
 
 def test_a_clock_may_be_a_second_off() -> None:
     clip = sample_clip(np.random.default_rng(0), 1, (196, 112))
-    for reading, close in (("00:59", 1.0), ("01:01", 1.0), ("01:02", 0.0)):
-        spec = SceneSpec(clip.spec.shots, Clock("top left", 60.0 - clip.times_s[0]))
-        told = answers.truth(spec, clip.times_s.tolist()).replace("01:00", reading)
-        scores = score_descriptions([type(clip)(spec, clip.times_s, clip.frames)], [told])
+    seen = answers.observe(SceneSpec(clip.spec.shots, Clock("top left", 60.0)), [0.0])
+    for reading, close, off_s in (("00:59", 1.0, 1.0), ("01:01", 1.0, 1.0), ("01:02", 0.0, 2.0)):
+        told = answers.write(seen).replace("01:00", reading)
+        scores = score_descriptions([seen], [told])
         assert (scores["clock"], scores["clock exact"]) == (close, 0.0)
+        assert clock_error_s([seen, seen], [told, answers.write(seen)]) == off_s / 2
+    assert clock_error_s([seen], ["nothing"]) == 0.0
 
 
 @pytest.mark.parametrize("kind", [*QUESTIONS, "describe", "unknown"])

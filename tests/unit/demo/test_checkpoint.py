@@ -2,32 +2,51 @@
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
+from deployments.settings import VisionSettings
+from deployments.vision.catalog import DEMO_DIR
 from deployments.vision.demo.answers import NO_CLOCK, UNKNOWN
-from deployments.vision.demo.evaluate import CHECKPOINT, describer, draw, load
+from deployments.vision.demo.clips import FRAME_SIZES, Clip, sample_clip
 from deployments.vision.demo.layout import Mix
 from deployments.vision.demo.scoring import score_descriptions
 from deployments.vision.demo.tokenizer import END_OF_TURN
 from deployments.vision.prompts import DEFAULT_PROMPT
+from deployments.vision.qwen.engine import TransformersEngine
+from deployments.vision.qwen.load import load_checkpoint
 
 pytestmark = pytest.mark.timeout(60)
+SETTINGS = VisionSettings(checkpoint="demo", dtype="fp32", device="cpu")
 
 
 @pytest.fixture(scope="module")
-def loaded() -> tuple[Any, Any]:
-    return load(CHECKPOINT)
+def engine() -> TransformersEngine:
+    engine = TransformersEngine(SETTINGS)
+    engine.load()
+    return engine
+
+
+def unseen(count: int, mix: Mix) -> list[Clip]:
+    rng = np.random.default_rng(20_000_003)
+    return [sample_clip(rng, 4, FRAME_SIZES[0], mix=mix, combinations="held_out") for _ in range(count)]
+
+
+def tell(engine: TransformersEngine, clips: list[Clip], prompts: list[str]) -> list[str]:
+    requests = [clip.request(prompt) for clip, prompt in zip(clips, prompts, strict=True)]
+    return [caption.text for caption in engine.describe(requests)]
 
 
 def test_it_is_small_and_safe() -> None:
-    files = [path for path in CHECKPOINT.iterdir() if path.is_file()]
+    files = [path for path in DEMO_DIR.iterdir() if path.is_file()]
     assert sum(path.stat().st_size for path in files) <= 12e6
     assert {path.suffix for path in files} <= {".safetensors", ".json", ".jinja"}, "no pickles, no code"
 
 
-def test_it_is_a_qwen2_5_vl(loaded: tuple[Any, Any]) -> None:
-    model, tokenizer = loaded
+def test_it_is_a_qwen2_5_vl() -> None:
+    loaded: tuple[Any, Any, torch.dtype] = load_checkpoint(SETTINGS)
+    model, tokenizer, _ = loaded
     assert type(model).__name__ == "Qwen2_5_VLForConditionalGeneration"
     assert 2e6 < sum(weight.numel() for weight in model.parameters()) < 5e6
     assert all(torch.isfinite(weight).all() for weight in model.parameters())
@@ -36,15 +55,15 @@ def test_it_is_a_qwen2_5_vl(loaded: tuple[Any, Any]) -> None:
     assert model.config.video_token_id == tokenizer.convert_tokens_to_ids("<|video_pad|>")
 
 
-def test_it_describes_unseen_scenes(loaded: tuple[Any, Any]) -> None:
-    clips = draw(24, seed=107, mix=Mix((0.5, 0.5, 0.0), clock=0.5, events=0.0, cut=0.0))
-    scores = score_descriptions(clips, describer(*loaded)(clips, [DEFAULT_PROMPT] * 24))
+def test_it_describes_unseen_scenes(engine: TransformersEngine) -> None:
+    clips = unseen(24, Mix((0.5, 0.5, 0.0), clock=0.5, events=0.0, cut=0.0))
+    scores = score_descriptions([clip.seen for clip in clips], tell(engine, clips, [DEFAULT_PROMPT] * 24))
     assert min(scores["colour"], scores["background"], scores["count"]) >= 0.95
     assert scores["exact"] >= 0.6
 
 
-def test_it_answers_what_it_is_asked(loaded: tuple[Any, Any]) -> None:
-    (clip,) = draw(1, seed=109, mix=Mix((1.0, 0.0, 0.0), clock=0.0, events=0.0, cut=0.0), frames=4)
+def test_it_answers_what_it_is_asked(engine: TransformersEngine) -> None:
+    (clip,) = unseen(1, Mix((1.0, 0.0, 0.0), clock=0.0, events=0.0, cut=0.0))
     (thing,) = clip.spec.shots[0].things
     asked = {
         "How many objects are there?": "One.",
@@ -53,4 +72,4 @@ def test_it_answers_what_it_is_asked(loaded: tuple[Any, Any]) -> None:
         "List the events as JSON.": "[]",
         "Who is the president?": UNKNOWN,
     }
-    assert describer(*loaded)([clip] * len(asked), list(asked)) == list(asked.values())
+    assert tell(engine, [clip] * len(asked), list(asked)) == list(asked.values())

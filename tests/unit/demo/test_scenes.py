@@ -5,9 +5,10 @@ import itertools
 import numpy as np
 import pytest
 
+from deployments.settings import VisionSettings
+from deployments.vision.catalog import model_info
 from deployments.vision.demo.clips import FRAME_SIZES
 from deployments.vision.demo.layout import Mix, sample_spec
-from deployments.vision.demo.model import FRAME_SPEC
 from deployments.vision.demo.scenes import (
     COLOURS,
     CORNERS,
@@ -118,7 +119,8 @@ def test_held_out_combinations_are_never_trained_on_yet_their_parts_are() -> Non
 
 def test_frame_sizes_are_those_the_engine_asks_for() -> None:
     videos = ((1920, 1080), (640, 480), (720, 720), (1080, 1920))
-    assert tuple(FRAME_SPEC.target_size(*video) for video in videos) == FRAME_SIZES
+    spec = model_info("demo", VisionSettings()).frame_spec
+    assert tuple(spec.target_size(*video) for video in videos) == FRAME_SIZES
 
 
 def test_ordering_is_by_the_first_sight() -> None:

@@ -7,10 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from deployments.vision.demo.evaluate import CHECKPOINT
+from deployments.vision.catalog import DEMO_DIR
 from deployments.vision.demo.tokenizer import SPECIAL_TOKENS, build_tokenizer
 
-TOKENIZER: Any = AutoTokenizer.from_pretrained(CHECKPOINT)
+TOKENIZER: Any = AutoTokenizer.from_pretrained(DEMO_DIR)
 
 
 @given(st.text())

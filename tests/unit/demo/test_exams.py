@@ -1,0 +1,72 @@
+"""The evaluation asks what it says it asks, and scores whoever answers."""
+
+import numpy as np
+import pytest
+
+from benchmarks.demo_model import Exam, bars, lost, measure, write_exams
+from deployments.settings import VisionSettings
+from deployments.vision.catalog import model_info
+from deployments.vision.demo.answers import write
+from deployments.vision.demo.layout import Mix
+from deployments.vision.demo.scenes import held_out
+
+pytestmark = pytest.mark.timeout(120)
+SETS = {
+    "one object": Mix((1.0, 0.0, 0.0), clock=1.0, events=0.0, cut=0.0),
+    "two objects": Mix((0.0, 1.0, 0.0), clock=1.0, events=0.0, cut=0.0),
+    "a cut inside": Mix(clock=0.5, events=0.0, cut=1.0),
+}
+KINDS = ("clock", "events", "describe")
+
+
+@pytest.fixture(scope="module")
+def exams(tmp_path_factory: pytest.TempPathFactory) -> list[Exam]:
+    return list(write_exams(tmp_path_factory.mktemp("films"), 10, SETS, KINDS))
+
+
+def right(exam: Exam) -> list[list[str]]:
+    return [
+        [write(true), *(question.right for question in questions)]
+        for true, questions in zip(exam.truths, exam.questions, strict=True)
+    ]
+
+
+def test_the_sets_hold_what_their_names_say(exams: list[Exam]) -> None:
+    for exam in exams:
+        assert len(exam.film.scenes) == 2
+        for scene in exam.film.scenes:
+            assert len(scene.shots) == (2 if exam.name == "a cut inside" else 1)
+            things = [it for shot in scene.shots for it in shot.things]
+            assert all(held_out(it.colour, it.shape, it.motion) for it in things)
+            if exam.name != "a cut inside":
+                assert len(things) == (1 if exam.name == "one object" else 2)
+
+
+def test_every_kind_is_asked_as_often_as_a_set_has_scenes(exams: list[Exam]) -> None:
+    asked = [question.kind for exam in exams for questions in exam.questions for question in questions]
+    assert {kind: asked.count(kind) for kind in KINDS} == dict.fromkeys(KINDS, 10)
+
+
+def test_both_ways_see_the_same_moments(exams: list[Exam]) -> None:
+    film, model = exams[0].film, model_info("demo", VisionSettings())
+    for clip in film.clips(model):
+        assert clip.frames.shape == (film.form.frames, 112, 196, 3)
+        assert np.array_equal(clip.pts_s, film.times_s)
+
+
+def test_the_truth_scores_one_and_loses_nothing(exams: list[Exam]) -> None:
+    scores = measure(exams, right)
+    for name, row in scores.items():
+        error_s = row.pop("clock error, mean s", 0.0)
+        assert (set(row.values()), error_s) == ({1.0}, 0.0), name
+    assert set(scores["questions"]) == set(KINDS)
+    assert all(bar.holds for bar in bars(scores | {"three objects": {}}, scores).values())
+
+
+def test_wrong_answers_are_wrong_and_lost(exams: list[Exam]) -> None:
+    truth = measure(exams, right)
+    scores = measure(exams, lambda exam: [["nothing" for _ in prompts] for prompts in exam.prompts])
+    assert set(scores["questions"].values()) == {0.0}
+    assert scores["one object"]["exact"] == 0.0
+    assert set(lost(truth, scores).values()) == {1.0}
+    assert not any(bar.holds for bar in bars(truth, scores).values())
