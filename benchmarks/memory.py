@@ -21,9 +21,9 @@ from deployments.settings import SimulatedSettings, VisionSettings
 from deployments.vision.catalog import model_info
 from deployments.vision.client import VisionClient, wait_for_model
 from pipelines.analysis import open_analysis, plan_analysis, run_analyses
-from pipelines.ledger import open_store
 from pipelines.sandbox import Sandbox
 from pipelines.source import inspect_source
+from pipelines.store import open_store
 from serve_app.cluster_app import local_app
 
 SHORT_S, MIDDLE_S, LONG_S = 120.0, 600.0, 7200.0

@@ -19,11 +19,11 @@ from deployments.vision.catalog import model_info
 from deployments.vision.client import VisionClient, wait_for_model
 from deployments.vision.simulated import SimulatedEngine
 from pipelines.analysis import Analysis, AnalysisOptions, open_analysis, plan_analysis, run_analyses
-from pipelines.ledger import open_store
 from pipelines.outcome import ClipOutcome
 from pipelines.plan import SamplingOptions
 from pipelines.sandbox import Sandbox
 from pipelines.source import inspect_source
+from pipelines.store import open_store
 from serve_app.cluster_app import local_app
 
 FILM_S, CLIP_S, FRAMES_PER_CLIP = 600.0, 10.0, 8

@@ -7,10 +7,17 @@
     │   ├── UnknownModel        a model name that no deployment serves
     │   ├── SourceNotFound      the video's path does not exist or is no regular file
     │   ├── UnreadableVideo     no video that the decoders can read
-    │   └── FrameTooLarge       frames above the pixel limit, refused before decoding
+    │   ├── FrameTooLarge       frames above the pixel limit, refused before decoding
+    │   ├── NotFound            no such file, upload or analysis, or another owner's
+    │   ├── TooLarge            more bytes than are taken, refused while reading
+    │   ├── SlowBody            the request's body stopped coming
+    │   └── RangeNotSatisfiable no byte of the range exists
+    ├── Forbidden               the caller's role does not allow this
+    ├── UploadConflict          the upload has ended, or its parts are not what was announced
     ├── OutputConflict          the output already belongs to other work
     ├── SourceChanged           the video's file is no longer the one that was planned
     ├── StorageFailed           the object store cannot be read or written now
+    │   └── StorageFull         too little room is left to take anything in
     ├── ClipFailed              one clip has no caption; the analysis goes on
     │   ├── ClipUndecodable     none of the clip's frames can be decoded
     │   ├── PoisonClip          the clip killed its decoder at every attempt
@@ -78,6 +85,36 @@ class FrameTooLarge(InvalidInput):
     http_status = 415
 
 
+class NotFound(InvalidInput):
+    code = "not_found"
+    http_status = 404
+
+
+class TooLarge(InvalidInput):
+    code = "too_large"
+    http_status = 413
+
+
+class SlowBody(InvalidInput):
+    code = "slow_body"
+    http_status = 408
+
+
+class RangeNotSatisfiable(InvalidInput):
+    code = "range_not_satisfiable"
+    http_status = 416
+
+
+class Forbidden(AppError):
+    code = "forbidden"
+    http_status = 403
+
+
+class UploadConflict(AppError):
+    code = "upload_conflict"
+    http_status = 409
+
+
 class OutputConflict(AppError):
     code = "output_conflict"
     http_status = 409
@@ -94,6 +131,10 @@ class StorageFailed(AppError):
     code = "storage_failed"
     http_status = 503
     retryable = True
+
+
+class StorageFull(StorageFailed):
+    code = "storage_full"
 
 
 class ClipFailed(AppError):

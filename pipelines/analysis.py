@@ -15,11 +15,12 @@ from deployments.errors import AppError, OutputConflict
 from deployments.vision.prompts import DEFAULT_PROMPT
 from pipelines.chain import DecodeRun, decoded_clips, split_runs
 from pipelines.describe import DescribeOptions, Describer, describe_clip
-from pipelines.ledger import Ledger, exists
+from pipelines.ledger import Ledger
 from pipelines.outcome import ClipOutcome, DecodedClip
 from pipelines.plan import SamplingOptions, plan_clips
 from pipelines.results import RESULT_FILES, build_result, write_result
 from pipelines.source import Source
+from pipelines.store import exists
 from pipelines.video import ClipPlan, DecoderName
 
 

@@ -27,9 +27,9 @@ from pipelines import command_line as options
 from pipelines.analysis import Analysis, AnalysisOptions, open_analysis, plan_analysis, run_analyses
 from pipelines.batch_report import BatchReport
 from pipelines.chain import inspected_sources
-from pipelines.ledger import open_store, put
 from pipelines.ray_console import quiet_ray_console
 from pipelines.source import Source
+from pipelines.store import open_store, put
 
 PACK_CLIPS = 64
 """Videos are run in packs of at least this many clips: one Ray Data execution costs 0.2-0.4 s to start (measured)."""

@@ -1,90 +1,21 @@
 """The durable facts of one analysis: objects created once under one prefix, never rewritten.
 
-    request.json              what was asked, of which bytes: the identity of the work
-    clips/NNNNNN.json         the one outcome of each clip
-
-Works the same on a local directory and on s3://, gs:// and az:// stores.
+request.json              what was asked, of which bytes: the identity of the work
+clips/NNNNNN.json         the one outcome of each clip
 """
 
 import asyncio
 import json
-import secrets
-import time
-from pathlib import Path
 from typing import Any
 
-import obstore
-from obstore.exceptions import AlreadyExistsError, BaseError
-from obstore.store import LocalStore, ObjectStore, from_url
+from obstore.store import ObjectStore
 
-from deployments.errors import InvalidInput, OutputConflict, StorageFailed
+from deployments.errors import OutputConflict
+from pipelines.ids import new_id
 from pipelines.outcome import ClipOutcome
+from pipelines.store import create, exists, get, sizes_below
 
 _READS_AT_ONCE = 64
-
-
-def open_store(target: str) -> ObjectStore:
-    """Return the store at a directory (made if absent) or URL. Raises InvalidInput with one line."""
-    try:
-        if "://" in target:
-            return from_url(target)
-        path = Path(target)
-        if path.exists() and not path.is_dir():
-            raise InvalidInput(f"output must be a directory or a URL, got a file: {target}")
-        return LocalStore(path.resolve(), mkdir=True)
-    except (BaseError, OSError, ValueError) as error:
-        raise InvalidInput(f"output must be a writable directory or an object store's URL, got {target}") from error
-
-
-async def create(store: ObjectStore, path: str, data: bytes) -> bool:
-    """Write a new object; return False, changing nothing, where there is one. Raises StorageFailed."""
-    try:
-        await obstore.put_async(store, path, data, mode="create")
-    except AlreadyExistsError:
-        return False
-    except (BaseError, OSError, ValueError) as error:
-        raise _storage_failed("write", path, error) from error
-    return True
-
-
-async def put(store: ObjectStore, path: str, data: bytes) -> None:
-    """Write an object, all of it or nothing, over any that is there. Raises StorageFailed."""
-    try:
-        await obstore.put_async(store, path, data)
-    except (BaseError, OSError, ValueError) as error:
-        raise _storage_failed("write", path, error) from error
-
-
-async def get(store: ObjectStore, path: str) -> bytes:
-    """Return an object's content. Raises StorageFailed."""
-    try:
-        return bytes(await (await obstore.get_async(store, path)).bytes_async())
-    except (BaseError, OSError, ValueError) as error:
-        raise _storage_failed("read", path, error) from error
-
-
-async def exists(store: ObjectStore, path: str) -> bool:
-    """Say whether there is an object of this path. Raises StorageFailed."""
-    try:
-        await obstore.head_async(store, path)
-    except FileNotFoundError:
-        return False
-    except (BaseError, OSError, ValueError) as error:
-        raise _storage_failed("look for", path, error) from error
-    return True
-
-
-async def paths_below(store: ObjectStore, prefix: str) -> list[str]:
-    """Return the paths of all objects below the prefix, in no order. Raises StorageFailed."""
-    try:
-        return [meta["path"] async for page in obstore.list(store, prefix) for meta in page]
-    except (BaseError, OSError, ValueError) as error:
-        raise _storage_failed("list", prefix, error) from error
-
-
-def new_analysis_id() -> str:
-    """Return an id that sorts by the time it was made, in milliseconds, and cannot be guessed."""
-    return f"ana_{time.time_ns() // 1_000_000:012x}{secrets.token_hex(6)}"
 
 
 class Ledger:
@@ -99,7 +30,7 @@ class Ledger:
 
         Raises OutputConflict, naming the first difference, when other work is recorded here.
         """
-        record: dict[str, Any] = {"analysis_id": new_analysis_id(), "request": request}
+        record: dict[str, Any] = {"analysis_id": new_id("ana"), "request": request}
         path = f"{self._prefix}request.json"
         if not await create(self._store, path, json.dumps(record, ensure_ascii=False, indent=1).encode()):
             record = json.loads(await get(self._store, path))
@@ -120,7 +51,7 @@ class Ledger:
 
     async def outcomes(self) -> dict[int, ClipOutcome]:
         """Return all recorded outcomes by clip index."""
-        paths = await paths_below(self._store, f"{self._prefix}clips")
+        paths = list(await sizes_below(self._store, f"{self._prefix}clips"))
         found: list[ClipOutcome] = []
         for at in range(0, len(paths), _READS_AT_ONCE):
             some = await asyncio.gather(*(get(self._store, path) for path in paths[at : at + _READS_AT_ONCE]))
@@ -139,9 +70,3 @@ def _conflict(recorded: dict[str, Any], asked: dict[str, Any]) -> OutputConflict
 def _brief(value: Any) -> str:
     text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= 60 else text[:57] + "..."
-
-
-def _storage_failed(verb: str, path: str, error: Exception) -> StorageFailed:
-    # obstore's messages hold its debug source over many lines; the first says what happened.
-    reason = str(error).strip().split("\n", 1)[0]
-    return StorageFailed(f"cannot {verb} {path}: {reason}")

@@ -9,9 +9,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from obstore.store import ObjectStore
 
-from pipelines.ledger import put
 from pipelines.outcome import ClipOutcome
 from pipelines.source import Source
+from pipelines.store import put
 
 _CLIP_COLUMNS = pa.schema(
     [

@@ -18,10 +18,10 @@ from pipelines.analysis import (
     plan_analysis,
     run_analyses,
 )
-from pipelines.ledger import open_store
 from pipelines.outcome import ClipOutcome
 from pipelines.sandbox import Sandbox
 from pipelines.source import inspect_source
+from pipelines.store import open_store
 from serve_app.cluster_app import connected_app, local_app
 from serve_app.config import load_config
 from serve_app.settings import AppArgs

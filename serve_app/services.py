@@ -1,10 +1,26 @@
 """What the HTTP app asks of the rest of the house; a fake of it tests every route without Ray."""
 
+from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
 from deployments.vision.deployment import ModelStatus
+from serve_app.files import Files
+from serve_app.principal import Principal
+from serve_app.uploads import Uploads
 
 
 class Services(Protocol):
+    def running(self) -> AbstractAsyncContextManager[None]:
+        """Do what goes on beside the requests, for as long as the app serves."""
+
+    @property
+    def files(self) -> Files: ...
+
+    @property
+    def uploads(self) -> Uploads: ...
+
+    async def principal(self, authorization: str | None) -> Principal:
+        """Return who sends this `Authorization` header."""
+
     async def model_statuses(self) -> list[ModelStatus]:
         """Return the state of every configured model, the default one first; one that is down is `loading`."""

@@ -2,21 +2,49 @@
 
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from deployments.settings import VisionSettings
 
 ModelName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]{0,62}$")]
 
 
+class StorageSettings(BaseModel):
+    """Where files, uploads and analyses are kept, and for how long."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    target: str = "~/.vidray"
+    """A directory that every node sees, or s3://, gs://, az://."""
+    max_file_bytes: Annotated[int, Field(ge=1, le=80 * 10**9)] = 64 * 2**30
+    """Most bytes of one video; a store takes 10,000 parts of 8 MiB."""
+    max_part_bytes: Annotated[int, Field(ge=2**20, le=64 * 2**20)] = 64 * 2**20
+    """Most bytes of a file in one request, which Serve's proxy holds in memory; larger files are sent in parts."""
+    upload_ttl_s: Annotated[int, Field(ge=60)] = 24 * 3600
+    """An upload that is not complete after so many seconds is abandoned, and its parts are removed."""
+    keep_files_s: Annotated[int, Field(ge=60)] | None = None
+    """Seconds after which an uploaded video is deleted; None: when its owner deletes it."""
+    sweep_every_s: Annotated[float, Field(gt=0.0)] = 300.0
+    """How often what has had its time is looked for."""
+
+    @field_validator("target")
+    @classmethod
+    def _same_everywhere(cls, target: str) -> str:
+        if "://" not in target and not target.startswith(("/", "~")):
+            # A replica's working directory is not the one that the config was written in.
+            raise ValueError(f"expected an absolute path, ~/… or a URL, got {target!r}")
+        return target
+
+
 class AppArgs(BaseModel):
-    """Which models the app serves and how videos are decoded. Replicas and resources stand beside it in the YAML."""
+    """Which models the app serves, where it keeps files, how it decodes. Replicas and resources stand beside it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     models: Annotated[dict[ModelName, VisionSettings], Field(min_length=1)]
     """Each named model gets a Serve deployment of its own, `vision-NAME`."""
     default_model: str
+    storage: StorageSettings = StorageSettings()
     decode_cpus: Annotated[float, Field(gt=0.0, le=64.0)] = 1.0
     """CPUs that Ray accounts to one decode task."""
 

@@ -10,11 +10,11 @@ from deployments.settings import VisionSettings
 from deployments.vision.catalog import model_info
 from deployments.vision.client import VisionClient, wait_for_model
 from pipelines.analysis import Analysis, AnalysisOptions, open_analysis, plan_analysis, run_analyses
-from pipelines.ledger import open_store
 from pipelines.outcome import ClipOutcome
 from pipelines.plan import SamplingOptions
 from pipelines.sandbox import Sandbox
 from pipelines.source import inspect_source
+from pipelines.store import open_store
 from tests.ray_cluster import simulated_config
 
 MODEL = model_info("sim", VisionSettings.model_validate(simulated_config()["applications"][0]["args"]["models"]["sim"]))

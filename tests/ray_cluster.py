@@ -4,6 +4,7 @@ import contextlib
 import logging
 import socket
 import sys
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,8 @@ from serve_app.cluster_app import deploy
 from serve_app.config import check_config
 
 ROOT = Path(__file__).resolve().parents[1]
+_STORAGE = tempfile.TemporaryDirectory(prefix="vidray-tests-")
+"""Where the apps of a test session keep files; removed when the session ends."""
 
 
 def free_port() -> int:
@@ -40,7 +43,7 @@ def simulated_config(port: int = 8000, **simulated: Any) -> dict[str, Any]:
                 "name": "vidray",
                 "route_prefix": "/",
                 "import_path": "serve_app.app:build_app",
-                "args": {"default_model": "sim", "models": {"sim": model}},
+                "args": {"default_model": "sim", "models": {"sim": model}, "storage": {"target": _STORAGE.name}},
                 "deployments": [
                     {"name": "gateway", "ray_actor_options": {"num_cpus": 0}},
                     {"name": "vision-sim", "ray_actor_options": {"num_cpus": 0}, "health_check_period_s": 1},

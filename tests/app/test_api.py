@@ -4,30 +4,24 @@ import dataclasses
 
 import pytest
 from fastapi import FastAPI
+from fastapi.routing import APIRoute
 from fastapi.testclient import TestClient
 
 from deployments.errors import Overloaded
 from deployments.settings import VisionSettings
 from deployments.vision.catalog import model_info
 from deployments.vision.deployment import ModelState, ModelStatus
-from serve_app.api import create_app
+from pipelines.store import open_store
+from serve_app.api.access import Needs
+from serve_app.api.app import ROUTERS, create_app
+from serve_app.principal import Role
+from tests.app.fakes import FakeServices
 
 DEMO = ModelStatus(model_info("demo", VisionSettings()), "ready", 0, loads_on_first_use=False)
 
 
-class FakeServices:
-    def __init__(self, *statuses: ModelStatus) -> None:
-        self.statuses = list(statuses)
-        self.error: Exception | None = None
-
-    async def model_statuses(self) -> list[ModelStatus]:
-        if self.error:
-            raise self.error
-        return self.statuses
-
-
 def client(*statuses: ModelStatus, error: Exception | None = None) -> TestClient:
-    services = FakeServices(*(statuses or (DEMO,)))
+    services = FakeServices(open_store("memory:///"), *(statuses or (DEMO,)))
     services.error = error
     return TestClient(create_app(services), raise_server_exceptions=False)
 
@@ -96,6 +90,54 @@ def test_a_bug_tells_the_client_nothing_of_the_inside() -> None:
     assert "secret" not in answer.text
 
 
-def test_openapi_names_every_route() -> None:
-    app: FastAPI = create_app(FakeServices(DEMO))
-    assert set(app.openapi()["paths"]) == {"/livez", "/readyz", "/v1/models"}
+def test_a_bug_while_the_app_answers_is_logged_with_its_request(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO", "ray.serve.vidray.gateway"):
+        client(error=RuntimeError("/secret/path")).get("/v1/models?key=secret", headers={"X-Request-ID": "r2"})
+    failed, logged = caplog.records
+    assert failed.exc_info is not None
+    fields = vars(logged)
+    assert (fields["route"], fields["status"], fields["request_id"]) == ("/v1/models", 500, "r2")
+    assert fields["owner"] == "local"
+    assert "secret" not in str({name: value for name, value in fields.items() if name != "exc_info"})
+
+
+def test_probes_that_go_well_are_not_logged(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO", "ray.serve.vidray.gateway"):
+        client().get("/livez")
+    assert caplog.records == []
+
+
+def routes() -> list[APIRoute]:
+    return [route for router in ROUTERS for route in router.routes if isinstance(route, APIRoute)]
+
+
+def methods(route: APIRoute) -> set[str]:
+    return route.methods or set()
+
+
+def test_every_route_under_v1_declares_the_role_it_needs() -> None:
+    for route in routes():
+        roles = [needs.call.role for needs in route.dependant.dependencies if isinstance(needs.call, Needs)]
+        assert len(roles) == (1 if route.path.startswith("/v1/") else 0), route.path
+        if roles:
+            reads = methods(route) <= {"GET", "HEAD"} and not route.path.startswith("/v1/uploads")
+            assert roles == [Role.VIEWER if reads else Role.ANALYST], route.path
+
+
+def test_a_viewer_reads_and_does_nothing_else() -> None:
+    http = client()
+    viewer = {"Authorization": "Bearer ann viewer"}
+    assert http.get("/v1/files", headers=viewer).status_code == 200
+    for route in routes():
+        path = route.path.replace("{file_id}", "file_x").replace("{upload_id}", "upload_x")
+        for method in methods(route) - {"GET", "HEAD"}:
+            answer = http.request(method, path, headers=viewer, json={"filename": "v", "bytes": 1, "part_ids": ["p"]})
+            assert (answer.status_code, answer.json()["error"]["code"]) == (403, "forbidden"), route.path
+
+
+def test_openapi_names_every_route_once() -> None:
+    app: FastAPI = create_app(FakeServices(open_store("memory:///"), DEMO))
+    document = app.openapi()
+    assert set(document["paths"]) == {route.path for route in routes()}
+    ids = [operation["operationId"] for path in document["paths"].values() for operation in path.values()]
+    assert len(ids) == len(set(ids))

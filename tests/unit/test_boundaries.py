@@ -54,12 +54,17 @@ WITHOUT_RAY = (
     "pipelines/describe.py",
     "pipelines/results.py",
     "pipelines/ledger.py",
+    "pipelines/store.py",
     "pipelines/sandbox",
     "pipelines/opening.py",
     "pipelines/probe.py",
     "pipelines/decode.py",
-    "serve_app/api.py",
+    "serve_app/api/",
     "serve_app/services.py",
+    "serve_app/files.py",
+    "serve_app/uploads.py",
+    "serve_app/janitor.py",
+    "serve_app/principal.py",
 )
 MODULES = sorted(path.relative_to(ROOT).as_posix() for room in ROOMS for path in (ROOT / room).rglob("*.py"))
 

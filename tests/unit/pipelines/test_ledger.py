@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from deployments.errors import InvalidInput, OutputConflict
-from pipelines.ledger import Ledger, new_analysis_id, open_store
+from deployments.errors import OutputConflict
+from pipelines.ledger import Ledger
 from pipelines.outcome import ClipError, ClipOutcome
+from pipelines.store import open_store
 
 REQUEST = {"sha256": "ab", "prompt": "What?", "sampling": {"fps": None}}
 
@@ -58,19 +59,3 @@ def test_outcomes_come_back_as_they_went_in(tmp_path: Path) -> None:
         assert await Ledger(open_store(str(tmp_path)), "else/").outcomes() == {}
 
     asyncio.run(run())
-
-
-def test_an_output_that_is_a_file_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    with pytest.raises(InvalidInput, match="output must be a directory or a URL, got a file"):
-        open_store(str(tmp_path / "file"))
-    with pytest.raises(InvalidInput, match="output must be a writable directory"):
-        open_store(str(tmp_path / "file" / "below"))
-    with pytest.raises(InvalidInput, match="object store's URL, got bogus://x"):
-        open_store("bogus://x")
-
-
-def test_ids_sort_by_time() -> None:
-    ids = [new_analysis_id() for _ in range(3)]
-    assert len(set(ids)) == 3
-    assert [one[:16] for one in ids] == sorted(one[:16] for one in ids)

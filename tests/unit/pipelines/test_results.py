@@ -6,10 +6,10 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.ledger import open_store
 from pipelines.outcome import ClipError, ClipOutcome
 from pipelines.results import build_result, clock, coverage_of, status_of, timeline_markdown, write_result
 from pipelines.source import Source
+from pipelines.store import open_store
 from pipelines.video import VideoInfo
 
 SOURCE = Source("/v/a.mp4", "a.mp4", "ab" * 32, 99, VideoInfo(30.0, 640, 360, 25.0, 0, "h264", True, 0.5), "")

@@ -1,0 +1,126 @@
+"""Objects in a store, the same on a local directory, s3://, gs:// and az://; its errors become ours here, once."""
+
+import tempfile
+from collections.abc import AsyncIterable, AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+
+import obstore
+from obstore.exceptions import AlreadyExistsError, BaseError
+from obstore.store import LocalStore, ObjectStore, from_url
+
+from deployments.errors import InvalidInput, StorageFailed
+
+CHUNK_BYTES = 1 << 20
+"""Size of the pieces that long objects are read and written in."""
+_PART_BYTES = 8 << 20
+"""Size of the parts that a long object is sent to a store in; 10,000 of them are the most that S3 takes (80 GB)."""
+_PARTS_AT_ONCE = 2
+"""Parts of one object in memory: uploads stay flat, and the client is the slower side."""
+
+
+def open_store(target: str) -> ObjectStore:
+    """Return the store at a directory (made if absent) or URL. Raises InvalidInput with one line."""
+    try:
+        if "://" in target:
+            return from_url(target)
+        path = Path(target)
+        if path.exists() and not path.is_dir():
+            raise InvalidInput(f"output must be a directory or a URL, got a file: {target}")
+        return LocalStore(path.resolve(), mkdir=True)
+    except (BaseError, OSError, ValueError) as error:
+        raise InvalidInput(f"output must be a writable directory or an object store's URL, got {target}") from error
+
+
+async def create(store: ObjectStore, path: str, data: bytes) -> bool:
+    """Write a new object; return False, changing nothing, where there is one. Raises StorageFailed."""
+    with _translated("write", path):
+        try:
+            await obstore.put_async(store, path, data, mode="create")
+        except AlreadyExistsError:
+            return False
+    return True
+
+
+async def put(store: ObjectStore, path: str, data: bytes | AsyncIterable[bytes]) -> None:
+    """Write an object, all of it or nothing, over any that is there.
+
+    Of a stream, only a few parts are in memory at once; an AppError that it raises is raised. Raises StorageFailed.
+    """
+    with _translated("write", path):
+        if isinstance(data, bytes):
+            await obstore.put_async(store, path, data)
+        else:
+            await obstore.put_async(store, path, data, chunk_size=_PART_BYTES, max_concurrency=_PARTS_AT_ONCE)
+
+
+async def get(store: ObjectStore, path: str) -> bytes:
+    """Return an object's content. Raises StorageFailed."""
+    with _translated("read", path):
+        return bytes(await (await obstore.get_async(store, path)).bytes_async())
+
+
+async def find(store: ObjectStore, path: str) -> bytes | None:
+    """Return an object's content, None where there is no such object. Raises StorageFailed."""
+    with _translated("read", path):
+        try:
+            return bytes(await (await obstore.get_async(store, path)).bytes_async())
+        except FileNotFoundError:
+            return None
+
+
+async def stream(store: ObjectStore, path: str, start: int, end: int) -> AsyncIterator[bytes]:
+    """Yield the bytes [start, end) of an object, end > start, as fast as they are taken. Raises StorageFailed."""
+    with _translated("read", path):
+        result = await obstore.get_async(store, path, options={"range": (start, end)})
+        async for chunk in result.stream(CHUNK_BYTES):
+            yield bytes(chunk)
+
+
+async def exists(store: ObjectStore, path: str) -> bool:
+    """Say whether there is an object of this path. Raises StorageFailed."""
+    with _translated("look for", path):
+        try:
+            await obstore.head_async(store, path)
+        except FileNotFoundError:
+            return False
+    return True
+
+
+async def delete(store: ObjectStore, path: str) -> None:
+    """Remove an object; one that is not there is removed already. Raises StorageFailed."""
+    with _translated("delete", path):
+        try:
+            await obstore.delete_async(store, path)
+        except FileNotFoundError:
+            return
+
+
+async def sizes_below(store: ObjectStore, prefix: str) -> dict[str, int]:
+    """Return path and size in bytes of all objects below the prefix, in no order. Raises StorageFailed."""
+    with _translated("list", prefix):
+        return {meta["path"]: meta["size"] async for page in obstore.list(store, prefix) for meta in page}
+
+
+@asynccontextmanager
+async def local_file(store: ObjectStore, path: str) -> AsyncIterator[Path]:
+    """Give an object as a file to read: its own on a local store, else a copy that is removed at the end."""
+    if isinstance(store, LocalStore):
+        yield Path(str(store.prefix)) / path
+        return
+    with tempfile.NamedTemporaryFile(prefix="vidray-") as copy:
+        with _translated("read", path):
+            async for chunk in (await obstore.get_async(store, path)).stream(CHUNK_BYTES):
+                copy.write(chunk)
+        copy.flush()
+        yield Path(copy.name)
+
+
+@contextmanager
+def _translated(verb: str, path: str) -> Iterator[None]:
+    try:
+        yield
+    except (BaseError, OSError) as error:
+        # obstore's messages hold its debug source over many lines; the first says what happened.
+        reason = str(error).strip().split("\n", 1)[0]
+        raise StorageFailed(f"cannot {verb} {path}: {reason}") from error

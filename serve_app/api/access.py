@@ -1,0 +1,36 @@
+"""Who may use a route: each declares the role it needs, and gets the principal who asks."""
+
+from typing import Annotated
+
+from fastapi import Depends, Request
+
+from deployments.errors import Forbidden
+from serve_app.principal import Principal, Role
+from serve_app.services import Services
+
+
+def get_services(request: Request) -> Services:
+    """Return what the app was made with."""
+    services: Services = request.app.state.services
+    return services
+
+
+Injected = Annotated[Services, Depends(get_services)]
+
+
+class Needs:
+    """A dependency that gives the principal, or raises Forbidden where the role is not enough."""
+
+    def __init__(self, role: Role) -> None:
+        self.role = role
+
+    async def __call__(self, request: Request, services: Injected) -> Principal:
+        principal = await services.principal(request.headers.get("authorization"))
+        if principal.role < self.role:
+            raise Forbidden(f"expected the role {self.role.name.lower()}, got {principal.role.name.lower()}")
+        request.state.owner = principal.owner
+        return principal
+
+
+Viewer = Annotated[Principal, Depends(Needs(Role.VIEWER))]
+Analyst = Annotated[Principal, Depends(Needs(Role.ANALYST))]

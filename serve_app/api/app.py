@@ -1,0 +1,41 @@
+"""The HTTP app: plain FastAPI over `Services`, ignorant of Ray."""
+
+import importlib.metadata
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+
+from serve_app.api import files, health, uploads
+from serve_app.api.errors import ErrorAnswer, add_error_handlers
+from serve_app.api.request_log import RequestLog
+from serve_app.services import Services
+
+ROUTERS = (health.router, files.router, uploads.router)
+
+
+def create_app(services: Services, *, behind_proxy: bool = False) -> FastAPI:
+    """Return the app; its routes speak to `services` and to nothing else.
+
+    Serve's proxy puts X-Request-ID on every answer by itself, so `behind_proxy` leaves that header to it.
+    """
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with services.running():
+            yield
+
+    app = FastAPI(
+        lifespan=lifespan,
+        title="Vidray",
+        version=importlib.metadata.version("vidray"),
+        summary="Self-hosted video understanding on Ray",
+        responses={status: {"model": ErrorAnswer} for status in (400, 403, 422, 500, 503)},
+    )
+    app.state.services = services
+    app.state.routers = ROUTERS
+    app.add_middleware(RequestLog, behind_proxy=behind_proxy)
+    add_error_handlers(app)
+    for router in ROUTERS:
+        app.include_router(router)
+    return app

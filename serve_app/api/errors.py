@@ -1,0 +1,85 @@
+"""How a failure is told: one JSON body for all of them, without traces, paths or addresses."""
+
+import uuid
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from fastapi.routing import APIRoute
+from pydantic import BaseModel
+from starlette.exceptions import HTTPException
+
+from deployments.errors import AppError, StorageFailed
+
+
+class ErrorBody(BaseModel):
+    message: str
+    type: str
+    param: str | None
+    code: str
+
+
+class ErrorAnswer(BaseModel):
+    error: ErrorBody
+    request_id: str
+
+
+def add_error_handlers(app: FastAPI) -> None:
+    app.add_exception_handler(AppError, _app_error)
+    app.add_exception_handler(RequestValidationError, _invalid_request)
+    app.add_exception_handler(HTTPException, _http_error)
+
+
+def error_answer(
+    request: Request,
+    status: int,
+    message: str,
+    code: str,
+    *,
+    param: str | None = None,
+    headers: dict[str, str] | None = None,
+) -> JSONResponse:
+    """Return the answer that tells a failure; 503 says when to come back."""
+    kind = "invalid_request_error" if status < 500 else "server_error"
+    request_id = getattr(request.state, "request_id", uuid.uuid4().hex)
+    body = ErrorAnswer(error=ErrorBody(message=message, type=kind, param=param, code=code), request_id=request_id)
+    headers = {"Retry-After": "2"} | (headers or {}) if status == 503 else headers
+    return JSONResponse(body.model_dump(), status_code=status, headers=headers)
+
+
+async def _app_error(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, AppError)
+    message = error.message
+    if isinstance(error, StorageFailed):
+        # Its message names paths and addresses, which are for the log.
+        request.state.reason = message
+        message = "expected the storage to answer, got a failure: try again"
+    headers = error.details.get("headers")
+    return error_answer(
+        request, error.http_status, message, error.code, param=error.details.get("param"), headers=headers
+    )
+
+
+async def _invalid_request(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)
+    first: dict[str, Any] = error.errors()[0]
+    param = ".".join(str(part) for part in first["loc"][1:])
+    message = f"{param}: {first['msg']}" if param else str(first["msg"])
+    return error_answer(request, 422, message, "invalid_option", param=param or None)
+
+
+async def _http_error(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)
+    code = {400: "invalid_request", 404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "http_error")
+    headers = dict(error.headers or {})
+    if error.status_code == 405:
+        headers["Allow"] = ", ".join(sorted(_allowed(request)))
+    return error_answer(request, error.status_code, str(error.detail), code, headers=headers)
+
+
+def _allowed(request: Request) -> set[str]:
+    """Return every method of the path; Starlette's own header has those of the first route that fits."""
+    routes = [route for router in request.app.state.routers for route in router.routes if isinstance(route, APIRoute)]
+    fitting = [route for route in routes if route.path_regex.match(request.url.path)]
+    return {method for route in fitting for method in route.methods or ()}

@@ -1,0 +1,80 @@
+"""Is it alive, can it serve, and with which models."""
+
+from typing import Literal
+
+from fastapi import APIRouter, Response
+from pydantic import BaseModel
+
+from deployments.vision.deployment import ModelStatus
+from serve_app.api.access import Injected, Viewer
+
+router = APIRouter()
+
+
+class Health(BaseModel):
+    status: Literal["ok"] = "ok"
+
+
+class Readiness(BaseModel):
+    """`ready` once every configured model can serve; `waiting_for` names those that cannot yet."""
+
+    status: Literal["ready", "not_ready"]
+    waiting_for: list[str]
+
+
+class Model(BaseModel):
+    """A vision model in the form of OpenAI's model object, with Vidray's own fields after it."""
+
+    id: str
+    object: Literal["model"] = "model"
+    created: int = 0
+    owned_by: str = "vidray"
+    kind: Literal["vision"] = "vision"
+    state: Literal["cold", "loading", "ready", "failed"]
+    engine: str
+    max_frames: int
+    notice: str | None
+    error: str | None
+
+
+class ModelList(BaseModel):
+    object: Literal["list"] = "list"
+    data: list[Model]
+
+
+@router.get("/livez", tags=["health"])
+async def livez() -> Health:
+    """Say that the gateway answers."""
+    return Health()
+
+
+@router.get("/readyz", tags=["health"], responses={503: {"model": Readiness}})
+async def readyz(response: Response, services: Injected) -> Readiness:
+    """Say whether every configured model can serve; 503 until then."""
+    waiting = [status.info.name for status in await services.model_statuses() if not _can_serve(status)]
+    if waiting:
+        response.status_code = 503
+        response.headers["Retry-After"] = "2"
+    return Readiness(status="not_ready" if waiting else "ready", waiting_for=waiting)
+
+
+@router.get("/v1/models", tags=["models"])
+async def list_models(principal: Viewer, services: Injected) -> ModelList:
+    """List the vision models with their state."""
+    return ModelList(data=[_model(status) for status in await services.model_statuses()])
+
+
+def _can_serve(status: ModelStatus) -> bool:
+    # A cold model that loads on first use can serve: it will load then.
+    return status.state == "ready" or (status.state == "cold" and status.loads_on_first_use)
+
+
+def _model(status: ModelStatus) -> Model:
+    return Model(
+        id=status.info.name,
+        state=status.state,
+        engine=status.info.engine,
+        max_frames=status.info.max_frames,
+        notice=status.info.notice,
+        error=status.error,
+    )

@@ -1,0 +1,29 @@
+"""One byte range of a `Range` header (RFC 9110, section 14)."""
+
+import re
+
+from deployments.errors import RangeNotSatisfiable
+
+_ONE = re.compile(r"bytes=\s*(\d{0,18})-(\d{0,18})\s*")
+
+
+def byte_range(header: str | None, size: int) -> tuple[int, int] | None:
+    """Return the bytes [start, end) that are asked for; None for all, also of what a server may ignore.
+
+    That is: another unit, several ranges, or no range at all. Raises RangeNotSatisfiable.
+    """
+    match = _ONE.fullmatch(header or "")
+    if not match or not any(match.groups()):
+        return None
+    first, last = match.groups()
+    if not first:
+        start, end = max(0, size - int(last)), size
+    else:
+        start, end = int(first), min(size, int(last) + 1) if last else size
+        if last and int(last) < int(first):
+            return None
+    if start >= end:
+        raise RangeNotSatisfiable(
+            f"the range must lie within {size} bytes, got {header}", headers={"Content-Range": f"bytes */{size}"}
+        )
+    return start, end

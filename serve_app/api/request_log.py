@@ -1,0 +1,74 @@
+"""Give every request an id, log its end, and answer for what nobody foresaw."""
+
+import logging
+import re
+import time
+import uuid
+
+from starlette.requests import ClientDisconnect, Request
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from serve_app.api.errors import error_answer
+
+logger = logging.getLogger("ray.serve.vidray.gateway")
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+_QUIET = ("/livez", "/readyz")
+"""What is asked every few seconds by machines and worth no line when it goes well."""
+_GONE = 499
+"""What the log says of a client that left before it had an answer; nginx's number for it."""
+
+
+class RequestLog:
+    """ASGI middleware. Serve's proxy puts X-Request-ID on every answer itself: `behind_proxy` leaves it to that.
+
+    A line has no query, header or body: those may hold what is nobody else's business.
+    """
+
+    def __init__(self, app: ASGIApp, *, behind_proxy: bool) -> None:
+        self._app = app
+        self._behind_proxy = behind_proxy
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        request = Request(scope)
+        given = request.headers.get("x-request-id", "")
+        request.state.request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+        status, begun_s = 0, time.perf_counter()
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                if not self._behind_proxy:
+                    message["headers"].append((b"x-request-id", request.state.request_id.encode()))
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_with_id)
+        except ClientDisconnect:
+            status = status or _GONE
+        except Exception as error:
+            logger.error("request failed", exc_info=error, extra={"path": request.url.path})
+            if status:
+                raise  # the answer is under way: cutting it off is all that is left
+            message = "an unexpected error; the log holds it under this request id"
+            await error_answer(request, 500, message, "internal_error")(scope, receive, send_with_id)
+        finally:
+            if request.url.path not in _QUIET or status >= 400:
+                self._log(request, status, time.perf_counter() - begun_s)
+
+    def _log(self, request: Request, status: int, took_s: float) -> None:
+        route = request.scope.get("route")
+        fields = {
+            "method": request.method,
+            "route": getattr(route, "path", "unknown"),
+            "status": status,
+            "took_s": round(took_s, 4),
+            "request_id": request.state.request_id,
+            "owner": getattr(request.state, "owner", None),
+            "reason": getattr(request.state, "reason", None),
+        }
+        logger.info("request", extra={name: value for name, value in fields.items() if value is not None})

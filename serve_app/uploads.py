@@ -1,0 +1,216 @@
+"""Large videos in parts: sent in any order, several at a time, again when one was lost; put together at the end.
+
+owners/{owner}/uploads/{upload_id}/upload.json        what was announced
+owners/{owner}/uploads/{upload_id}/parts/{part_id}    the bytes of a part
+owners/{owner}/uploads/{upload_id}/end.json           how it ended: created once, then the parts go
+"""
+
+import hashlib
+import json
+import time
+from collections.abc import AsyncIterable, AsyncIterator, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, Self
+
+from obstore.store import ObjectStore
+
+from deployments.errors import InvalidOption, NotFound, TooLarge, UploadConflict
+from pipelines import store as objects
+from pipelines.ids import is_id, new_id
+from serve_app.files import Files, Naming, StoredFile
+from serve_app.principal import Principal
+
+State = Literal["pending", "completed", "cancelled", "expired"]
+
+
+@dataclass(frozen=True, slots=True)
+class Announced:
+    """What a client said it would send. Times are in seconds since 1970."""
+
+    id: str
+    owner: str
+    naming: Naming
+    size_bytes: int
+    created_at: int
+    expires_at: int
+
+    def dumps(self) -> bytes:
+        return json.dumps(asdict(self), ensure_ascii=False, indent=1).encode()
+
+    @classmethod
+    def loads(cls, data: bytes) -> Self:
+        fields: dict[str, Any] = json.loads(data)
+        return cls(**{**fields, "naming": Naming(**fields["naming"])})
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One stored part."""
+
+    id: str
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """An upload as it stands; `parts` in the order in which they were begun, none once it has ended."""
+
+    announced: Announced
+    state: State
+    parts: list[Part] = field(default_factory=list)
+    file: StoredFile | None = None
+
+
+class Uploads:
+    """Every owner's uploads in one store. One that is not complete after `ttl_s` seconds has expired."""
+
+    def __init__(self, store: ObjectStore, files: Files, *, max_part_bytes: int, ttl_s: int) -> None:
+        self._store = store
+        self._files = files
+        self.max_part_bytes = max_part_bytes
+        self._ttl_s = ttl_s
+
+    async def begin(self, principal: Principal, naming: Naming, size_bytes: int) -> Upload:
+        """Announce a file of exactly `size_bytes`. Raises TooLarge, StorageFull."""
+        if size_bytes > self._files.max_bytes:
+            raise TooLarge(f"a file must have at most {self._files.max_bytes} bytes, got {size_bytes}", param="bytes")
+        # The parts and what is made of them lie side by side for a moment.
+        self._files.require_room(2 * size_bytes)
+        now, upload_id = int(time.time()), new_id("upload")
+        announced = Announced(upload_id, principal.owner, naming, size_bytes, now, now + self._ttl_s)
+        await objects.create(self._store, f"{_below(principal, upload_id)}upload.json", announced.dumps())
+        return Upload(announced, "pending")
+
+    async def get(self, principal: Principal, upload_id: str) -> Upload:
+        """Return the owner's upload with the parts that have arrived. Raises NotFound."""
+        if not is_id(upload_id, "upload"):
+            raise _missing(upload_id)
+        below = _below(principal, upload_id)
+        record = await objects.find(self._store, f"{below}upload.json")
+        if record is None:
+            raise _missing(upload_id)
+        announced = Announced.loads(record)
+        end = await objects.find(self._store, f"{below}end.json")
+        if end is not None:
+            file_id = json.loads(end)["file_id"]
+            if file_id is None:
+                return Upload(announced, "cancelled")
+            return Upload(announced, "completed", file=await self._file(principal, file_id))
+        if announced.expires_at <= time.time():
+            return Upload(announced, "expired")
+        sizes = await objects.sizes_below(self._store, f"{below}parts")
+        parts = [Part(path.rsplit("/", 1)[-1], size) for path, size in sizes.items()]
+        return Upload(announced, "pending", sorted(parts, key=lambda part: part.id))
+
+    async def _file(self, principal: Principal, file_id: str) -> StoredFile | None:
+        try:
+            return await self._files.get(principal, file_id)
+        except NotFound:
+            return None  # deleted since
+
+    async def add_part(self, principal: Principal, upload_id: str, content: AsyncIterable[bytes]) -> Part:
+        """Store one part. Raises NotFound, UploadConflict, TooLarge, and whatever `content` raises."""
+        upload = await self.require_pending(principal, upload_id)
+        limit_bytes = min(self.max_part_bytes, upload.announced.size_bytes)
+        part_id, size = new_id("part"), 0
+
+        async def counted() -> AsyncIterator[bytes]:
+            nonlocal size
+            async for chunk in content:
+                size += len(chunk)
+                if size > limit_bytes:
+                    raise TooLarge(f"a part must have at most {limit_bytes} bytes, got more", param="data")
+                yield chunk
+
+        self._files.require_room(limit_bytes)
+        await objects.put(self._store, f"{_below(principal, upload_id)}parts/{part_id}", counted())
+        return Part(part_id, size)
+
+    async def complete(
+        self, principal: Principal, upload_id: str, part_ids: Sequence[str], *, md5: str | None = None
+    ) -> Upload:
+        """Put the parts together in this order and store the file; a completed upload is returned as it is.
+
+        Raises NotFound, UploadConflict (the upload has ended, or the parts are not what was announced), InvalidOption
+        (an unknown part), and what `Files.add` raises: the parts are kept then.
+        """
+        upload = await self.get(principal, upload_id)
+        if upload.state == "completed":
+            return upload
+        upload = _require_pending(upload)
+        sizes = {part.id: part.size_bytes for part in upload.parts}
+        for part_id in part_ids:
+            if part_id not in sizes:
+                raise InvalidOption(f"part_ids must name parts of this upload, got {part_id!r}", param="part_ids")
+        total = sum(sizes[part_id] for part_id in part_ids)
+        announced = upload.announced
+        if total != announced.size_bytes:
+            raise UploadConflict(f"the parts must have {announced.size_bytes} bytes in all, as announced, got {total}")
+        digest = hashlib.md5(usedforsecurity=False)
+
+        async def content() -> AsyncIterator[bytes]:
+            for part_id in filter(sizes.__getitem__, part_ids):
+                path = f"{_below(principal, upload_id)}parts/{part_id}"
+                async for chunk in objects.stream(self._store, path, 0, sizes[part_id]):
+                    digest.update(chunk)
+                    yield chunk
+            if md5 is not None and digest.hexdigest() != md5.lower():
+                raise UploadConflict(f"the parts must have the MD5 sum {md5}, got {digest.hexdigest()}")
+
+        file = await self._files.add(principal, announced.naming, content())
+        await self._end(principal, upload_id, file.id)
+        return await self.get(principal, upload_id)
+
+    async def cancel(self, principal: Principal, upload_id: str) -> Upload:
+        """End the upload and remove its parts; a cancelled one stays as it is. Raises NotFound, UploadConflict."""
+        upload = await self.get(principal, upload_id)
+        if upload.state != "cancelled":
+            _require_pending(upload)
+            await self._end(principal, upload_id, None)
+            upload = await self.get(principal, upload_id)
+        return upload
+
+    async def require_pending(self, principal: Principal, upload_id: str) -> Upload:
+        """Return the owner's upload that still takes parts. Raises NotFound, UploadConflict."""
+        return _require_pending(await self.get(principal, upload_id))
+
+    async def remove_if_over(self, principal: Principal, upload_id: str, now_s: float) -> bool:
+        """Remove every trace of an upload that expired before `now_s`, and the parts of one that has ended.
+
+        What it was stays known until it expires, for clients that ask again. Returns whether it is gone.
+        """
+        try:
+            upload = await self.get(principal, upload_id)
+        except NotFound:
+            return False  # removed meanwhile
+        over = upload.announced.expires_at <= now_s
+        if over or upload.state != "pending":
+            await self._remove_parts(principal, upload_id)
+        if over:
+            # What says that it was is removed last, so that a sweep that is cut off is taken up again.
+            await objects.delete(self._store, f"{_below(principal, upload_id)}end.json")
+            await objects.delete(self._store, f"{_below(principal, upload_id)}upload.json")
+        return over
+
+    async def _end(self, principal: Principal, upload_id: str, file_id: str | None) -> None:
+        end = json.dumps({"file_id": file_id}).encode()
+        await objects.create(self._store, f"{_below(principal, upload_id)}end.json", end)
+        await self._remove_parts(principal, upload_id)
+
+    async def _remove_parts(self, principal: Principal, upload_id: str) -> None:
+        for path in await objects.sizes_below(self._store, f"{_below(principal, upload_id)}parts"):
+            await objects.delete(self._store, path)
+
+
+def _require_pending(upload: Upload) -> Upload:
+    if upload.state != "pending":
+        raise UploadConflict(f"the upload must be pending, got one that is {upload.state}")
+    return upload
+
+
+def _missing(upload_id: str) -> NotFound:
+    return NotFound(f"expected one of your uploads, got {upload_id!r}", param="upload_id")
+
+
+def _below(principal: Principal, upload_id: str) -> str:
+    return f"owners/{principal.owner}/uploads/{upload_id}/"

@@ -1,0 +1,204 @@
+"""Files and uploads against time, races and cuts: nothing is stored twice, half, or for longer than it may be.
+
+On a local directory and on a server that speaks S3.
+"""
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator, Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+import pytest
+from obstore.store import ObjectStore
+
+from deployments.errors import NotFound, StorageFull, TooLarge, UnreadableVideo
+from pipelines.ids import made_at_s
+from pipelines.store import create, get, open_store, put, sizes_below
+from pipelines.video import VideoInfo
+from serve_app import files as files_module
+from serve_app.files import Files, Naming
+from serve_app.janitor import Swept, sweep
+from serve_app.principal import Principal, Role
+from serve_app.uploads import Uploads
+
+ANN, BOB = Principal("ann", Role.ANALYST), Principal("bob", Role.ANALYST)
+NAMING = Naming("v.mp4")
+VIDEO = VideoInfo(1.0, 64, 48, 25.0, 0, "h264", False, 0.0)
+
+
+class House:
+    """Files and uploads in one store, with a prober that takes whatever begins with `video`."""
+
+    def __init__(self, store: ObjectStore, keep_s: int | None = None) -> None:
+        self.store = store
+        self.files = Files(store, self._probe, max_bytes=1000, keep_s=keep_s)
+        self.uploads = Uploads(store, self.files, max_part_bytes=100, ttl_s=600)
+
+    async def _probe(self, path: Path) -> VideoInfo:
+        await asyncio.sleep(0.01)
+        if not path.read_bytes().startswith(b"video"):
+            raise UnreadableVideo("no video")
+        return VIDEO
+
+    async def add(self, content: bytes, principal: Principal = ANN, naming: Naming = NAMING) -> files_module.StoredFile:
+        return await self.files.add(principal, naming, pieces(content))
+
+    async def kinds(self) -> list[str]:
+        return sorted(path.split("/")[2] for path in await sizes_below(self.store, "owners"))
+
+
+async def pieces(content: bytes) -> AsyncIterator[bytes]:
+    yield content
+
+
+Scenario = Callable[[House], Coroutine[Any, Any, None]]
+Play = Callable[..., None]
+
+
+@pytest.fixture(params=["local", "s3"])
+def play(request: pytest.FixtureRequest, tmp_path: Path) -> Play:
+    """Run a scenario in an empty house; the keyword arguments are the house's."""
+    target = str(tmp_path) if request.param == "local" else request.getfixturevalue("s3_url")
+
+    def run(scenario: Scenario, **options: Any) -> None:
+        asyncio.run(scenario(House(open_store(target), **options)))
+
+    return run
+
+
+def test_an_object_is_created_by_one_of_64_racers(play: Play) -> None:
+    async def scenario(house: House) -> None:
+        won = await asyncio.gather(*(create(house.store, "owners/x", b"%d" % n) for n in range(64)))
+        assert sum(won) == 1
+        assert await get(house.store, "owners/x") == b"%d" % won.index(True)
+
+    play(scenario)
+
+
+def test_many_uploads_of_the_same_bytes_at_once_make_one_file(play: Play) -> None:
+    async def scenario(house: House) -> None:
+        added = await asyncio.gather(*(house.add(b"video") for _ in range(16)))
+        assert len({file.id for file in added}) == 1
+        assert await house.kinds() == ["files", "sha256", "sources"]
+        assert [chunk async for chunk in house.files.content(added[0], 1, 3)] == [b"id"]
+
+    play(scenario)
+
+
+def test_a_file_that_died_half_way_is_finished_by_the_next_upload_of_its_bytes(play: Play) -> None:
+    async def scenario(house: House) -> None:
+        sha256 = hashlib.sha256(b"video").hexdigest()
+        planned = "file_" + "0" * 24
+        await put(house.store, f"owners/ann/sha256/{sha256}", planned.encode())
+        assert (await house.add(b"video")).id == planned
+
+    play(scenario)
+
+
+def test_what_is_refused_or_cut_off_leaves_nothing(play: Play) -> None:
+    async def cut_off() -> AsyncIterator[bytes]:
+        yield b"video"
+        raise ConnectionResetError
+
+    async def hanging() -> AsyncIterator[bytes]:
+        yield b"video"
+        await asyncio.sleep(60)
+
+    async def scenario(house: House) -> None:
+        with pytest.raises(UnreadableVideo):
+            await house.add(b"text")
+        with pytest.raises(TooLarge, match="at most 1000 bytes"):
+            await house.add(bytes(1001))
+        with pytest.raises(Exception, match="cannot write"):
+            await house.files.add(ANN, NAMING, cut_off())
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.2):
+                await house.files.add(ANN, NAMING, hanging())
+        assert await house.kinds() == []
+        upload = await house.uploads.begin(ANN, NAMING, 50)
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.2):
+                await house.uploads.add_part(ANN, upload.announced.id, hanging())
+        assert (await house.uploads.get(ANN, upload.announced.id)).parts == []
+
+    play(scenario)
+
+
+def test_a_local_store_keeps_nothing_of_what_it_had_staged(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        house = House(open_store(str(tmp_path)))
+        with pytest.raises(TooLarge):
+            await house.add(bytes(1001))
+
+    asyncio.run(scenario())
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+def test_files_are_deleted_when_their_time_is_over(play: Play) -> None:
+    async def scenario(house: House) -> None:
+        short = await house.add(b"video 1", naming=Naming("a", keep_s=60))
+        long = await house.add(b"video 2", principal=BOB, naming=Naming("b", keep_s=999_999))
+        assert short.expires_at == short.created_at + 60
+        assert long.expires_at == long.created_at + 1000, "the server's own limit holds, too"
+        early = await sweep(house.store, house.files, house.uploads, now_s=short.created_at + 59)
+        assert early == Swept()
+        late = await sweep(house.store, house.files, house.uploads, now_s=short.created_at + 60)
+        assert late == Swept(files=1)
+        with pytest.raises(NotFound):
+            await house.files.get(ANN, short.id)
+        assert await house.files.get(BOB, long.id) == long
+
+    play(scenario, keep_s=1000)
+
+
+def test_abandoned_uploads_are_removed_when_they_expire(play: Play) -> None:
+    async def scenario(house: House) -> None:
+        abandoned = (await house.uploads.begin(ANN, NAMING, 50)).announced
+        await house.uploads.add_part(ANN, abandoned.id, pieces(b"video"))
+        completed = (await house.uploads.begin(BOB, NAMING, 5)).announced
+        part = await house.uploads.add_part(BOB, completed.id, pieces(b"video"))
+        await house.uploads.complete(BOB, completed.id, [part.id])
+        # a part that arrived while the upload was completed
+        await put(house.store, f"owners/bob/uploads/{completed.id}/parts/part_late", b"late")
+        before = await sweep(house.store, house.files, house.uploads, now_s=abandoned.expires_at - 1)
+        assert before == Swept()
+        assert len((await house.uploads.get(ANN, abandoned.id)).parts) == 1
+        assert await sizes_below(house.store, f"owners/bob/uploads/{completed.id}/parts") == {}
+        assert (await house.uploads.complete(BOB, completed.id, [part.id])).state == "completed"
+        after = await sweep(house.store, house.files, house.uploads, now_s=abandoned.expires_at + 1)
+        assert after == Swept(uploads=2)
+        assert await house.kinds() == ["files", "sha256", "sources"], "the video stays"
+
+    play(scenario)
+
+
+def test_bytes_of_a_writer_that_died_are_removed_a_day_later(play: Play) -> None:
+    async def scenario(house: House) -> None:
+        file = await house.add(b"video")
+        stale = "source_" + f"{1_700_000_000_000:012x}" + "0" * 12
+        await put(house.store, f"owners/ann/sources/{stale}", b"half a vid")
+        day_s = 24 * 3600
+        assert await sweep(house.store, house.files, house.uploads, now_s=made_at_s(stale) + day_s) == Swept()
+        assert await sweep(house.store, house.files, house.uploads) == Swept(sources=1)
+        assert [chunk async for chunk in house.files.content(file, 0, 5)] == [b"video"]
+
+    play(scenario)
+
+
+def test_a_nearly_full_disk_takes_nothing_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario(house: House) -> None:
+        house.files.require_room(1)
+        monkeypatch.setattr(files_module, "_MIN_FREE_BYTES", 1 << 60)
+        with pytest.raises(StorageFull, match="expected room for 1 bytes"):
+            house.files.require_room(1)
+        with pytest.raises(StorageFull):
+            await house.add(b"video")
+
+    asyncio.run(scenario(House(open_store(str(tmp_path)))))
+
+
+@pytest.mark.parametrize("owner", ["", "a/b", "..", "ü", "a b"])
+def test_an_owner_is_fit_for_a_path(owner: str) -> None:
+    with pytest.raises(ValueError, match="letters, digits and hyphens"):
+        Principal(owner, Role.VIEWER)

@@ -1,0 +1,111 @@
+"""Files and uploads through Serve's proxy, with the clients that people use."""
+
+import hashlib
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx2
+import pytest
+from openai import APIStatusError, NotFoundError, OpenAI
+from openai.types.file_create_params import ExpiresAfter
+
+from tests.ray_cluster import Cluster, simulated_config
+
+
+@pytest.fixture(scope="module")
+def url(cluster: Cluster) -> str:
+    cluster.deploy(simulated_config())
+    return f"http://127.0.0.1:{cluster.http_port}"
+
+
+@pytest.fixture
+def openai(url: str) -> Iterator[OpenAI]:
+    with OpenAI(base_url=f"{url}/v1", api_key="none is configured", max_retries=0) as client:
+        yield client
+
+
+def test_the_official_client_uploads_lists_downloads_and_deletes(openai: OpenAI, sample: Path) -> None:
+    content = sample.read_bytes()
+    hour: ExpiresAfter = {"anchor": "created_at", "seconds": 3600}
+    file = openai.files.create(file=sample, purpose="user_data", expires_after=hour)
+    assert (file.filename, file.bytes, file.status) == ("sample.mp4", len(content), "processed")
+    assert file.expires_at == file.created_at + 3600
+    assert file.id in [one.id for one in openai.files.list(limit=1)]
+    assert openai.files.retrieve(file.id) == file
+    assert openai.files.content(file.id).read() == content
+    assert openai.files.delete(file.id).deleted
+    with pytest.raises(NotFoundError) as missing:
+        openai.files.retrieve(file.id)
+    assert missing.value.body == {
+        "message": f"expected one of your files, got '{file.id}'",
+        "type": "invalid_request_error",
+        "param": "file_id",
+        "code": "not_found",
+    }
+
+
+def test_the_official_client_lists_models(openai: OpenAI) -> None:
+    assert [model.id for model in openai.models.list()] == ["sim"]
+
+
+def test_the_official_client_sends_a_video_in_parts(openai: OpenAI, sample: Path) -> None:
+    content = sample.read_bytes()
+    upload = openai.uploads.create(bytes=len(content), filename="s.mp4", mime_type="video/mp4", purpose="user_data")
+    half = len(content) // 2
+    parts = [openai.uploads.parts.create(upload.id, data=part).id for part in (content[half:], content[:half])]
+    with pytest.raises(APIStatusError) as wrong:
+        openai.uploads.complete(upload.id, part_ids=parts[:1])
+    assert wrong.value.status_code == 409
+    done = openai.uploads.complete(upload.id, part_ids=parts[::-1], md5=hashlib.md5(content).hexdigest())
+    assert done.status == "completed"
+    assert done.file is not None
+    assert openai.files.content(done.file.id).read() == content
+    openai.files.delete(done.file.id)
+
+
+def test_an_upload_goes_on_after_a_cut(url: str, sample: Path) -> None:
+    content = sample.read_bytes()
+    upload = httpx2.post(f"{url}/v1/uploads", json={"filename": "s.mp4", "bytes": len(content)}).json()
+    here = f"/v1/uploads/{upload['id']}"
+    host, port = url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port))) as cut:
+        head = (
+            f"POST {here}/parts HTTP/1.1\r\nHost: {host}\r\nContent-Length: {len(content)}\r\n"
+            "Content-Type: multipart/form-data; boundary=b\r\n\r\n"
+            '--b\r\nContent-Disposition: form-data; name="data"; filename="d"\r\n\r\n'
+        )
+        cut.sendall(head.encode() + content[: len(content) // 2])
+    assert httpx2.get(f"{url}{here}").json()["parts"] == []
+    part = httpx2.post(f"{url}{here}/parts", files={"data": content}).json()
+    assert [one["id"] for one in httpx2.get(f"{url}{here}").json()["parts"]] == [part["id"]]
+    done = httpx2.post(f"{url}{here}/complete", json={"part_ids": [part["id"]]}).json()
+    assert done["file"]["sha256"] == hashlib.sha256(content).hexdigest()
+    assert httpx2.delete(f"{url}/v1/files/{done['file']['id']}").status_code == 200
+
+
+def test_what_a_dead_writer_left_is_swept_while_the_app_runs(cluster: Cluster, tmp_path: Path) -> None:
+    left = tmp_path / "owners/local/sources" / ("source_" + "0" * 24)
+    left.parent.mkdir(parents=True)
+    left.write_bytes(b"half a video")
+    config = simulated_config()
+    config["applications"][0]["args"]["storage"] = {"target": str(tmp_path), "sweep_every_s": 0.2}
+    cluster.deploy(config)
+    give_up_s = time.monotonic() + 30
+    while left.exists():
+        assert time.monotonic() < give_up_s
+        time.sleep(0.1)
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
+def test_curl_uploads_and_downloads_a_range(url: str, sample: Path) -> None:
+    def curl(*arguments: str) -> bytes:
+        return subprocess.run(["curl", "-sS", "--fail-with-body", *arguments], capture_output=True, check=True).stdout
+
+    file_id = httpx2.Response(200, content=curl("-F", f"file=@{sample}", f"{url}/v1/files")).json()["id"]
+    part = curl("-r", "100-199", f"{url}/v1/files/{file_id}/content")
+    assert part == sample.read_bytes()[100:200]
+    curl("-X", "DELETE", f"{url}/v1/files/{file_id}")
