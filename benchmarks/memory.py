@@ -8,14 +8,12 @@ import json
 import subprocess
 import sys
 import tempfile
-import threading
 from collections import defaultdict
 from pathlib import Path
 
-import psutil
-
 from benchmarks.films import write_film
 from benchmarks.pipeline import FRAMES_PER_CLIP, MODEL, OPTIONS, app_config
+from benchmarks.process_memory import Sampler, roles, sizes_mib
 from benchmarks.results_file import Bar, write_result
 from deployments.settings import SimulatedSettings, VisionSettings
 from deployments.vision.catalog import model_info
@@ -38,7 +36,7 @@ SETTINGS = VisionSettings(
 Peaks = dict[str, dict[str, float]]
 
 
-class PeakMemory(threading.Thread):
+class PeakMemory(Sampler):
     """Follows this process and all its descendants; keeps the highest sizes of each role, in MiB.
 
     `resident` is the kernel's VmHWM, which counts the pages of Ray's object store that a process has touched as its
@@ -46,49 +44,20 @@ class PeakMemory(threading.Thread):
     """
 
     def __init__(self) -> None:
-        super().__init__(daemon=True)
-        self.peaks_mib: dict[str, dict[str, float]] = defaultdict(lambda: {"resident": 0.0, "shared": 0.0})
-        self._ended = threading.Event()
+        super().__init__(every_s=0.2)
+        self.peaks_mib: Peaks = defaultdict(lambda: {"resident": 0.0, "shared": 0.0})
 
-    def run(self) -> None:
-        while not self._ended.wait(0.2):
-            self._look()
-
-    def stop(self) -> Peaks:
-        self._look()
-        self._ended.set()
-        self.join()
-        return dict(self.peaks_mib)
-
-    def _look(self) -> None:
-        me = psutil.Process()
-        for process in [me, *me.children(recursive=True)]:
+    def look(self) -> None:
+        for pid, role in roles():
             try:
-                role = "driver" if process == me else _role(process)
                 # The kernel's own high-water mark: no peak between two looks is missed.
-                status = Path(f"/proc/{process.pid}/status").read_text()
-            except (psutil.Error, OSError):
+                sizes = sizes_mib(pid, "status")
+            except OSError:
                 continue
-            fields = dict(line.split(":", 1) for line in status.splitlines() if ":" in line)
-            if role and "VmHWM" in fields:
+            if "VmHWM" in sizes:
                 peaks = self.peaks_mib[role]
                 for name, field in (("resident", "VmHWM"), ("shared", "RssShmem")):
-                    peaks[name] = max(peaks[name], int(fields[field].split()[0]) / 1024)
-
-
-def _role(process: psutil.Process) -> str | None:
-    line = " ".join(process.cmdline())
-    if "sandbox_child" in line:
-        return "decoder process"
-    if "ray::" in line:
-        name = line.split("ray::")[1].split()[0]
-        if name.startswith("ServeReplica"):
-            return "replica " + name.split(":")[2].split(".")[0]
-        return "decode worker" if name.startswith(("MapBatches", "IDLE")) else f"ray {name.split('.')[0]}"
-    for program in ("raylet", "gcs_server", "dashboard.py", "dashboard/agent.py", "runtime_env"):
-        if program in line:
-            return f"ray {program.removesuffix('.py')}"
-    return None
+                    peaks[name] = max(peaks[name], sizes[field])
 
 
 async def analyse(film: Path) -> int:
@@ -112,7 +81,8 @@ def peaks_mib(film: Path) -> Peaks:
         memory = PeakMemory()
         memory.start()
         asyncio.run(analyse(film))
-        return memory.stop()
+        memory.stop()
+        return dict(memory.peaks_mib)
 
 
 def measure_apart(film: Path) -> Peaks:
