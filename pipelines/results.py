@@ -1,4 +1,4 @@
-"""What an analysis leaves for people and programs: one JSON, its clips as JSONL and Parquet, a readable timeline."""
+"""What an analysis leaves: one JSON, its clips as JSONL and Parquet, a readable timeline."""
 
 import json
 from collections import Counter
@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from obstore.store import ObjectStore
 
+from pipelines.exports import export
 from pipelines.outcome import ClipOutcome
 from pipelines.source import Source
 from pipelines.store import put
@@ -109,48 +110,8 @@ async def write_result(store: ObjectStore, prefix: str, result: dict[str, Any]) 
     lines = "".join(json.dumps(clip, ensure_ascii=False) + "\n" for clip in clips)
     await put(store, f"{prefix}clips.jsonl", lines.encode())
     await put(store, f"{prefix}clips.parquet", _parquet(clips))
-    await put(store, f"{prefix}timeline.md", timeline_markdown(result).encode())
-    await put(store, f"{prefix}result.json", json.dumps(result, ensure_ascii=False, indent=1).encode())
-
-
-def timeline_markdown(result: dict[str, Any]) -> str:
-    """Return the timeline as a page to read: captions by time, what failed, and the coverage account."""
-    file, coverage = result["file"], result["coverage"]
-    lines = [
-        f"# {file['filename']}",
-        "",
-        f"{clock(file['duration_s'])} long, {file['width']}x{file['height']}, {file['fps']:.4g} frames/s, "
-        f"described by {result['model']} ({result['status']}).",
-        "",
-    ]
-    if result["notice"]:
-        lines += [f"> {result['notice']}", ""]
-    lines += ["| time | what was seen |", "|---|---|"]
-    for clip in result["clips"]:
-        said = (
-            clip["text"] if "text" in clip else f"*not described ({clip['error']['code']}): {clip['error']['message']}*"
-        )
-        lines.append(f"| {clock(clip['start_s'])} – {clock(clip['end_s'])} | {_cell(said)} |")
-    lines += [
-        "",
-        f"Described {coverage['described_s']:.1f} s of {coverage['planned_s']:.1f} s planned "
-        f"({coverage['frames_described']} of {coverage['frames_planned']} frames); "
-        f"{coverage['failed_s']:.1f} s failed; {coverage['reused']} clips reused from an earlier run.",
-        "",
-    ]
-    return "\n".join(lines)
-
-
-def clock(seconds: float) -> str:
-    """Return `mm:ss`, or `h:mm:ss` from one hour on, of the whole second that `seconds` lies in."""
-    whole = int(seconds + 1e-6)
-    minutes, second = divmod(whole, 60)
-    hours, minute = divmod(minutes, 60)
-    return f"{hours}:{minute:02d}:{second:02d}" if hours else f"{minute:02d}:{second:02d}"
-
-
-def _cell(text: str) -> str:
-    return " ".join(text.split()).replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;")
+    await put(store, f"{prefix}timeline.md", export(result, "md")[0].encode())
+    await put(store, f"{prefix}result.json", export(result, "json")[0].encode())
 
 
 def _parquet(clips: Iterable[dict[str, Any]]) -> bytes:

@@ -8,9 +8,9 @@ from rich.console import Console
 from rich.markup import escape
 
 from pipelines.analysis import Analysis
+from pipelines.exports import clock
 from pipelines.outcome import ClipOutcome
 from pipelines.progress_bar import clip_progress
-from pipelines.results import clock
 
 
 class TerminalWatcher:

@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines.outcome import ClipError, ClipOutcome
-from pipelines.results import build_result, clock, coverage_of, status_of, timeline_markdown, write_result
+from pipelines.results import build_result, coverage_of, status_of, write_result
 from pipelines.source import Source
 from pipelines.store import open_store
 from pipelines.video import VideoInfo
@@ -86,18 +86,3 @@ def test_the_files_agree_with_each_other(tmp_path: Path) -> None:
         "result.json",
         "timeline.md",
     ]
-
-
-def test_the_timeline_reads_well_and_no_caption_breaks_its_table() -> None:
-    page = timeline_markdown(result(described(0, 0, 10, "a | b\nc <script>"), failed(1, 10, 20)))
-    assert "| 00:00 – 00:10 | a \\| b c &lt;script> |" in page
-    assert "| 00:10 – 00:20 | *not described (poison_clip): it died* |" in page
-    assert "> only drawn scenes" in page
-    assert "Described 10.0 s of 20.0 s planned (2 of 6 frames); 10.0 s failed" in page
-
-
-@pytest.mark.parametrize(
-    ("seconds", "shown"), [(0, "00:00"), (59.9, "00:59"), (60, "01:00"), (3599, "59:59"), (3600, "1:00:00")]
-)
-def test_clock_times(seconds: float, shown: str) -> None:
-    assert clock(seconds) == shown
