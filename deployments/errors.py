@@ -14,6 +14,10 @@
     │   └── RangeNotSatisfiable no byte of the range exists
     ├── Forbidden               the caller's role does not allow this
     ├── UploadConflict          the upload has ended, or its parts are not what was announced
+    ├── Deposed                 another runner has taken the analysis over
+    ├── AnalysisConflict        the analysis is in no state for this, or the key names another one
+    ├── Cancelled               a clip was not reached before the analysis was cancelled
+    ├── DeadlineExceeded        a clip was not reached before the analysis's deadline
     ├── OutputConflict          the output already belongs to other work
     ├── SourceChanged           the video's file is no longer the one that was planned
     ├── StorageFailed           the object store cannot be read or written now
@@ -113,6 +117,25 @@ class Forbidden(AppError):
 class UploadConflict(AppError):
     code = "upload_conflict"
     http_status = 409
+
+
+class Deposed(AppError):
+    code = "deposed"
+
+
+class AnalysisConflict(AppError):
+    code = "analysis_conflict"
+    http_status = 409
+
+
+class Cancelled(AppError):
+    code = "cancelled"
+    retryable = True
+
+
+class DeadlineExceeded(AppError):
+    code = "deadline_exceeded"
+    retryable = True
 
 
 class OutputConflict(AppError):

@@ -1,8 +1,6 @@
 """Run analyses: plan what the ledger lacks, decode, describe, commit each clip, write the result."""
 
 import asyncio
-import contextlib
-import random
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -11,12 +9,13 @@ from typing import Any
 from obstore.store import ObjectStore
 
 from deployments.contracts import GenerationOptions, ModelInfo
-from deployments.errors import AppError, OutputConflict
+from deployments.errors import OutputConflict
 from deployments.vision.prompts import DEFAULT_PROMPT
-from pipelines.chain import DecodeRun, decoded_clips, split_runs
-from pipelines.describe import DescribeOptions, Describer, describe_clip
+from pipelines.chain import DecodeRun, split_runs
+from pipelines.describe import DescribeOptions, Describer
+from pipelines.drive import drive
 from pipelines.ledger import Ledger
-from pipelines.outcome import ClipOutcome, DecodedClip
+from pipelines.outcome import ClipOutcome
 from pipelines.plan import SamplingOptions, plan_clips
 from pipelines.results import RESULT_FILES, build_result, write_result
 from pipelines.source import Source
@@ -121,40 +120,24 @@ async def run_analyses(
 ) -> list[dict[str, Any]]:
     """Bring the analyses to their end with the one model that `describer` calls; return their results in order.
 
-    `in_flight` bounds the clips between decoder and commit, over everyone who shares it. Every outcome is committed
-    before `on_outcome` hears of it, but for failures that may pass. A result is written as soon as its last clip is
-    there. Cancelling stops new clips at once; what was committed stands. Raises StorageFailed, ModelLoadFailed.
+    Every outcome is committed before `on_outcome` hears of it, but for failures that may pass. A result is written as
+    soon as its last clip is there. Cancelling stops new clips at once; what was committed stands. Raises StorageFailed,
+    ModelLoadFailed.
     """
-    try:
-        return await _run_analyses(analyses, describer, in_flight, decode_cpus, on_outcome)
-    except* AppError as errors:
-        # One failure is enough to end the work; a caller wants it, not the group around it.
-        first: BaseException = errors
-        while isinstance(first, BaseExceptionGroup):
-            first = first.exceptions[0]
-        failure = first
-    raise failure
-
-
-async def _run_analyses(
-    analyses: Sequence[Analysis],
-    describer: Describer,
-    in_flight: asyncio.Semaphore,
-    decode_cpus: float,
-    on_outcome: OnOutcome,
-) -> list[dict[str, Any]]:
     by_video = {analysis.analysis_id: analysis for analysis in analyses}
     results: dict[str, dict[str, Any]] = {}
-    rng = random.Random()
-    suspects = asyncio.Lock()
     for analysis in analyses:
         # From here on the work is timed, however long the caller took to bring up a model since the claim.
         analysis.begun_s = time.perf_counter()
+        if analysis.complete:
+            results[analysis.analysis_id] = await finish_analysis(analysis)
 
-    async def work(clip: DecodedClip) -> None:
-        analysis = by_video[clip.video]
-        options = DescribeOptions(analysis.options.prompt, analysis.options.generation)
-        outcome = await describe_clip(clip, describer, options, rng, suspects)
+    def on_decoded(video: str) -> None:
+        analysis = by_video[video]
+        analysis.timings.setdefault("first_decoded_s", time.perf_counter() - analysis.begun_s)
+
+    async def record(video: str, outcome: ClipOutcome) -> None:
+        analysis = by_video[video]
         commit_s = time.perf_counter()
         # A failure that may pass is told in this run's result, but not made final: the next run tries again.
         if outcome.error is None or not outcome.error.retryable:
@@ -169,24 +152,15 @@ async def _run_analyses(
         if analysis.complete:
             results[analysis.analysis_id] = await finish_analysis(analysis)
 
-    for analysis in analyses:
-        if analysis.complete:
-            results[analysis.analysis_id] = await finish_analysis(analysis)
-    runs = [run for analysis in analyses for run in _pending_runs(analysis)]
-    async with asyncio.TaskGroup() as group, contextlib.aclosing(decoded_clips(runs, decode_cpus=decode_cpus)) as clips:
-        while True:
-            await in_flight.acquire()
-            try:
-                clip = await anext(clips)
-            except BaseException as end:
-                in_flight.release()
-                if isinstance(end, StopAsyncIteration):
-                    break
-                raise
-            decoding = by_video[clip.video]
-            decoding.timings.setdefault("first_decoded_s", time.perf_counter() - decoding.begun_s)
-            # A callback, not the task's own `finally`: a task cancelled before it starts never runs its body.
-            group.create_task(work(clip)).add_done_callback(lambda _: in_flight.release())
+    await drive(
+        [run for analysis in analyses for run in _pending_runs(analysis)],
+        describer,
+        {one.analysis_id: DescribeOptions(one.options.prompt, one.options.generation) for one in analyses},
+        record,
+        in_flight=in_flight,
+        decode_cpus=decode_cpus,
+        on_decoded=on_decoded,
+    )
     return [results[analysis.analysis_id] for analysis in analyses]
 
 

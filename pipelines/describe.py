@@ -85,7 +85,8 @@ async def _call(describer: Describer, request: DescribeRequest) -> Caption:
 def _described(clip: DecodedClip, caption: Caption, attempts: int) -> ClipOutcome:
     return _outcome(
         clip,
-        text=caption.text,
+        # Half characters, which a model may well write, are fit for no file and no answer.
+        text=caption.text.encode("utf-8", "replace").decode(),
         tokens=caption.output_tokens,
         prompt_tokens=caption.prompt_tokens,
         finish_reason=caption.finish_reason,

@@ -4,7 +4,8 @@ import ctypes
 from functools import cache
 
 _MMAP_THRESHOLD = -3
-"""mallopt's name for it, from glibc's malloc.h."""
+_ARENA_MAX = -8
+"""mallopt's names for them, from glibc's malloc.h."""
 _LARGE_BYTES = 2**20
 
 
@@ -18,6 +19,13 @@ def return_large_blocks() -> None:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         mallopt(_MMAP_THRESHOLD, _LARGE_BYTES)
+
+
+def share_arenas(most: int) -> None:
+    """From now on, let all threads allocate from at most `most` heaps: each keeps what was freed in it to itself."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_ARENA_MAX, most)
 
 
 def return_free_pages() -> None:

@@ -28,6 +28,7 @@ class ClipOutcome:
 
     `pts_s` are the true times of the frames that were decoded, empty where none could be; `frames_planned` is how many
     sample times the plan held. `tokens` counts the caption's own tokens. `attempts` counts calls of the model.
+    `reused`: an earlier analysis made the caption, and the figures are those of that time.
     """
 
     index: int
@@ -45,6 +46,7 @@ class ClipOutcome:
     decode_s: float = 0.0
     queue_s: float = 0.0
     engine_s: float = 0.0
+    reused: bool = False
 
     def __post_init__(self) -> None:
         if (self.text is None) == (self.error is None):

@@ -10,14 +10,15 @@ from ray.serve import Application, Deployment
 
 from deployments.vision.client import deployment_name
 from deployments.vision.deployment import VisionModel
-from serve_app.gateway import MODEL, Gateway
-from serve_app.settings import AppArgs
+from serve_app.gateway import Gateway
+from serve_app.runner import AnalysisRunner
+from serve_app.settings import MODEL, AppArgs
 
-GATEWAY = "gateway"
+GATEWAY, RUNNER = "gateway", "runner"
 
 
 def build_app(args: AppArgs) -> Application:
-    """Return the gateway bound to one deployment per configured model.
+    """Return the gateway bound to the runner and to one deployment per configured model.
 
     The options here are those that follow from the code; replicas, resources and scaling are the YAML's.
     """
@@ -25,10 +26,12 @@ def build_app(args: AppArgs) -> Application:
         MODEL + name: _deployment(VisionModel, deployment_name(name), 64).bind(name, settings)
         for name, settings in args.models.items()
     }
+    # It waits on others all the time: without a word in the YAML it must not take a CPU from the decoders.
+    runner = _deployment(AnalysisRunner, RUNNER, 1000, ray_actor_options={"num_cpus": 0}).bind(args, **models)
     # The gateway holds long streams and slow uploads and admits by itself, so Serve's own limit must not bind.
-    return _deployment(serve.ingress()(Gateway), GATEWAY, 10_000).bind(args, **models)
+    return _deployment(serve.ingress()(Gateway), GATEWAY, 10_000).bind(args, runner, **models)
 
 
-def _deployment(cls: type[Any], name: str, max_ongoing_requests: int) -> Deployment:
-    deployment: Deployment = serve.deployment(cls, name=name, max_ongoing_requests=max_ongoing_requests)  # type: ignore[assignment]
+def _deployment(cls: type[Any], name: str, max_ongoing_requests: int, **options: Any) -> Deployment:
+    deployment: Deployment = serve.deployment(cls, name=name, max_ongoing_requests=max_ongoing_requests, **options)  # type: ignore[assignment]
     return deployment

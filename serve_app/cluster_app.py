@@ -57,6 +57,8 @@ def connected_app(address: str) -> Iterator[None]:
 def _connection(address: str, **options: Any) -> Iterator[str]:
     quiet_ray_console()
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # Serve's proxy, a process of Ray's, holds whole request bodies: with a heap per thread it would keep most of them.
+    os.environ.setdefault("MALLOC_ARENA_MAX", "2")
     try:
         context = ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False, **options)
     except (ConnectionError, RuntimeError, ValueError) as error:

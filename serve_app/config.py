@@ -12,7 +12,7 @@ from deployments.errors import InvalidConfig
 from deployments.settings import VisionTuning
 from deployments.validation import parse
 from deployments.vision.client import APP_NAME, deployment_name
-from serve_app.app import GATEWAY
+from serve_app.app import GATEWAY, RUNNER
 from serve_app.settings import AppArgs
 
 IMPORT_PATH = "serve_app.app:build_app"
@@ -58,7 +58,7 @@ def check_config(config: dict[str, Any]) -> AppArgs:
 
 def _check_deployments(deployments: list[dict[str, Any]], args: AppArgs) -> None:
     vision = {deployment_name(model) for model in args.models}
-    known = {GATEWAY} | vision
+    known = {GATEWAY, RUNNER} | vision
     for deployment in deployments:
         name = deployment["name"]
         if name not in known:

@@ -3,42 +3,50 @@
 import asyncio
 import contextlib
 import functools
-import os
+import logging
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 from obstore.store import ObjectStore
+from ray.exceptions import RayError
+from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
 from deployments.errors import AppError
 from deployments.vision.catalog import model_info
 from deployments.vision.client import VisionClient
 from deployments.vision.deployment import ModelStatus
+from pipelines.native_heap import return_large_blocks, share_arenas
 from pipelines.sandbox import Sandbox
-from pipelines.store import open_store
 from pipelines.video import VideoInfo
+from serve_app.analyses.service import Analyses
 from serve_app.api.app import create_app
 from serve_app.files import Files
 from serve_app.janitor import sweep_forever
 from serve_app.principal import LOCAL, Principal
-from serve_app.settings import AppArgs
+from serve_app.settings import MODEL, AppArgs
+from serve_app.storage import open_storage, until_in_use
 from serve_app.uploads import Uploads
 
+logger = logging.getLogger("ray.serve.vidray.gateway")
+
 _STATUS_DEADLINE_S = 2.0
-MODEL = "model:"
-"""What the keyword argument with a model's handle begins with, so that no model's name is one of Python's."""
+_NUDGE_S = 0.2
 
 
 class Gateway:
     """A plain class: `build_app` makes it the app's ingress deployment."""
 
-    def __init__(self, args: AppArgs, **models: "DeploymentHandle[Any]") -> None:
+    def __init__(self, args: AppArgs, runner: "DeploymentHandle[Any]", **models: "DeploymentHandle[Any]") -> None:
+        # Bodies of many MiB come and go here: their memory goes back to the kernel, not into a hundred threads' heaps.
+        return_large_blocks()
+        share_arenas(2)
         self._args = args
+        self._runner = runner
         self._clients = {name.removeprefix(MODEL): VisionClient(handle) for name, handle in models.items()}
         self._last_known: dict[str, ModelStatus] = {}
         self._sandbox = Sandbox()
-        self._target = os.path.expanduser(args.storage.target)
 
     def __serve_build_asgi_app__(self) -> Any:
         return create_app(self, behind_proxy=True)
@@ -54,7 +62,7 @@ class Gateway:
 
     @functools.cached_property
     def _store(self) -> ObjectStore:
-        return open_store(self._target)
+        return open_storage(self._args.storage)
 
     @functools.cached_property
     def files(self) -> Files:
@@ -66,11 +74,26 @@ class Gateway:
         storage = self._args.storage
         return Uploads(self._store, self.files, max_part_bytes=storage.max_part_bytes, ttl_s=storage.upload_ttl_s)
 
+    @functools.cached_property
+    def analyses(self) -> Analyses:
+        infos = {name: model_info(name, settings) for name, settings in self._args.models.items()}
+        return Analyses(self._store, self.files, infos, self._nudge)
+
+    @property
+    def default_model(self) -> str:
+        return self._args.default_model
+
+    async def _nudge(self) -> None:
+        try:
+            async with asyncio.timeout(_NUDGE_S):
+                await self._runner.nudge.remote()
+        except (TimeoutError, RayError, RayServeException) as error:
+            # It looks at the queue by itself soon.
+            logger.warning("runner cannot be told of new work", exc_info=error)
+
     async def _sweep(self) -> None:
         every_s = self._args.storage.sweep_every_s
-        # No directory is made before it is used: `vidray analyze` runs this app, too, and keeps nothing here.
-        while "://" not in self._target and not Path(self._target).exists():  # noqa: ASYNC110 (nobody here makes it)
-            await asyncio.sleep(every_s)
+        await until_in_use(self._args.storage, poll_s=every_s)
         await sweep_forever(self._store, self.files, self.uploads, every_s=every_s)
 
     async def principal(self, authorization: str | None) -> Principal:

@@ -4,6 +4,7 @@ from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
 from deployments.vision.deployment import ModelStatus
+from serve_app.analyses.service import Analyses
 from serve_app.files import Files
 from serve_app.principal import Principal
 from serve_app.uploads import Uploads
@@ -18,6 +19,13 @@ class Services(Protocol):
 
     @property
     def uploads(self) -> Uploads: ...
+
+    @property
+    def analyses(self) -> Analyses: ...
+
+    @property
+    def default_model(self) -> str:
+        """The model of an analysis that names none."""
 
     async def principal(self, authorization: str | None) -> Principal:
         """Return who sends this `Authorization` header."""

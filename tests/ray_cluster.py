@@ -46,6 +46,7 @@ def simulated_config(port: int = 8000, **simulated: Any) -> dict[str, Any]:
                 "args": {"default_model": "sim", "models": {"sim": model}, "storage": {"target": _STORAGE.name}},
                 "deployments": [
                     {"name": "gateway", "ray_actor_options": {"num_cpus": 0}},
+                    {"name": "runner", "ray_actor_options": {"num_cpus": 0}},
                     {"name": "vision-sim", "ray_actor_options": {"num_cpus": 0}, "health_check_period_s": 1},
                 ],
             }

@@ -1,11 +1,18 @@
-"""A server that speaks S3 on loopback, for the tests that ask for it."""
+"""A server that speaks S3 on loopback and a decoder that looks at nothing, for the tests that ask for them."""
 
+import asyncio
 import uuid
-from collections.abc import Iterator
+from collections.abc import AsyncGenerator, Iterator
 
 import boto3
+import numpy as np
 import pytest
 from moto.server import ThreadedMotoServer
+
+from deployments.contracts import FrameBatch
+from pipelines import drive
+from pipelines.chain import DecodeRun
+from pipelines.outcome import DecodedClip
 
 KEYS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_REGION": "us-east-1"}
 
@@ -27,3 +34,17 @@ def s3_url(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> str:
     bucket = f"bucket-{uuid.uuid4().hex}"
     boto3.client("s3", endpoint_url=s3_endpoint, region_name="us-east-1").create_bucket(Bucket=bucket)
     return f"s3://{bucket}"
+
+
+@pytest.fixture
+def decoded_in_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give each clip one black frame instead of the video's, without Ray."""
+
+    async def decoded(runs: list[DecodeRun], *, decode_cpus: float) -> AsyncGenerator[DecodedClip, None]:
+        for run in runs:
+            for plan in run.clips:
+                frames = FrameBatch(np.zeros((1, 28, 28, 3), np.uint8), np.array([plan.start_s]))
+                yield DecodedClip(run.video, plan, frames, None, 0.0)
+                await asyncio.sleep(0)
+
+    monkeypatch.setattr(drive, "decoded_clips", decoded)

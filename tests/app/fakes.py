@@ -7,9 +7,14 @@ from pathlib import Path
 
 from obstore.store import ObjectStore
 
+from deployments.contracts import Caption, DescribeRequest, ModelInfo
+from deployments.errors import ClipRejected
 from deployments.vision.deployment import ModelStatus
+from pipelines.describe import Describer
 from pipelines.sandbox import Sandbox
 from pipelines.video import VideoInfo
+from serve_app.analyses.runner import Node, Runner, RunnerSettings
+from serve_app.analyses.service import Analyses
 from serve_app.files import Files
 from serve_app.principal import LOCAL, Principal, Role
 from serve_app.uploads import Uploads
@@ -17,21 +22,53 @@ from serve_app.uploads import Uploads
 MAX_FILE_BYTES, MAX_PART_BYTES, TTL_S = 400_000, 100_000, 3600
 
 
+class FakeModel:
+    """Says when a clip begins; `bad` clips (by their start) are rejected; held, it answers as often as it may."""
+
+    def __init__(self) -> None:
+        self.calls: list[float] = []
+        self.bad: set[float] = set()
+        self.held = False
+        self.permits = asyncio.Semaphore(0)
+
+    async def describe(self, request: DescribeRequest) -> Caption:
+        start_s = float(request.frames.pts_s[0])
+        self.calls.append(start_s)
+        await asyncio.sleep(0.001)
+        if self.held:
+            await self.permits.acquire()
+        if start_s in self.bad:
+            raise ClipRejected("not this one")
+        return Caption(f"{start_s:g}", 1, 1, "stop")
+
+
 class FakeServices:
     """`Authorization: Bearer OWNER ROLE` says who asks; without one it is the local principal."""
 
     def __init__(self, store: ObjectStore, *statuses: ModelStatus) -> None:
         self.sandbox = Sandbox()
+        self.model = FakeModel()
+        self._store = store
         self.files = Files(store, self._probe, max_bytes=MAX_FILE_BYTES)
         self.uploads = Uploads(store, self.files, max_part_bytes=MAX_PART_BYTES, ttl_s=TTL_S)
+        infos = {status.info.name: status.info for status in statuses}
+        self.analyses = Analyses(store, self.files, infos, self._nudge)
+        self.default_model = next(iter(infos), "none")
         self.statuses = list(statuses)
         self.error: Exception | None = None
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
+        models: dict[str, tuple[ModelInfo, Describer]] = {
+            one.info.name: (one.info, self.model) for one in self.statuses
+        }
+        runner = Runner(self._store, models, Node("node", lambda: {"node"}), RunnerSettings(poll_s=0.05))
+        running = asyncio.create_task(runner.run_forever())
         try:
             yield
         finally:
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
             self.sandbox.close()
 
     async def principal(self, authorization: str | None) -> Principal:
@@ -39,6 +76,9 @@ class FakeServices:
             return LOCAL
         _, owner, role = authorization.split()
         return Principal(owner, Role[role.upper()])
+
+    async def _nudge(self) -> None:
+        pass
 
     async def _probe(self, path: Path) -> VideoInfo:
         return await asyncio.to_thread(self.sandbox.probe, path)

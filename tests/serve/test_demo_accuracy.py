@@ -20,7 +20,7 @@ from deployments.vision.demo.layout import Mix, sample_spec
 from deployments.vision.demo.scenes import SceneSpec
 from deployments.vision.demo.scoring import score_descriptions
 from deployments.vision.demo.video import write_scenes
-from pipelines import analysis as analysis_module
+from pipelines import drive as drive_module
 from pipelines.chain import decoded_clips
 from pipelines.outcome import DecodedClip
 from tests.analyses import analyse
@@ -128,6 +128,6 @@ def test_the_check_fails_when_the_pipeline_mixes_up(
             assert clip.frames is not None
             yield dataclasses.replace(clip, frames=change(clip.frames))
 
-    monkeypatch.setattr(analysis_module, "decoded_clips", mixed_up)
+    monkeypatch.setattr(drive_module, "decoded_clips", mixed_up)
     scores = accuracies(film, scenes, tmp_path)
     assert shows_in <= missed(scores), scores

@@ -54,6 +54,7 @@ WITHOUT_RAY = (
     "pipelines/describe.py",
     "pipelines/results.py",
     "pipelines/ledger.py",
+    "pipelines/exports.py",
     "pipelines/store.py",
     "pipelines/sandbox",
     "pipelines/opening.py",
@@ -65,6 +66,12 @@ WITHOUT_RAY = (
     "serve_app/uploads.py",
     "serve_app/janitor.py",
     "serve_app/principal.py",
+    "serve_app/analyses/journal.py",
+    "serve_app/analyses/ledger.py",
+    "serve_app/analyses/progress.py",
+    "serve_app/analyses/request.py",
+    "serve_app/analyses/service.py",
+    "serve_app/analyses/watch.py",
 )
 MODULES = sorted(path.relative_to(ROOT).as_posix() for room in ROOMS for path in (ROOT / room).rglob("*.py"))
 

@@ -25,8 +25,9 @@ def clip() -> DecodedClip:
 class Scripted:
     """Raises the given errors in turn, then answers."""
 
-    def __init__(self, *errors: BaseException, answer_after_s: float = 0.0) -> None:
+    def __init__(self, *errors: BaseException, answer_after_s: float = 0.0, text: str = "A cat.") -> None:
         self.errors = list(errors)
+        self.text = text
         self.calls: list[tuple[float, DescribeRequest]] = []
         self.answer_after_s = answer_after_s
 
@@ -35,7 +36,7 @@ class Scripted:
         if self.errors:
             raise self.errors.pop(0)
         await asyncio.sleep(self.answer_after_s)
-        return Caption("A cat.", 12, 3, "stop", engine_s=0.5, queue_s=0.1)
+        return Caption(self.text, 12, 3, "stop", engine_s=0.5, queue_s=0.1)
 
 
 def outcome_of(describer: Scripted, **options: object) -> ClipOutcome:
@@ -68,6 +69,12 @@ def test_a_described_clip_keeps_its_place_times_and_costs() -> None:
     )
     assert describer.calls[0][1].prompt == "What?"
     assert describer.calls[0][1].options.max_tokens == 9
+
+
+def test_a_caption_with_half_a_character_can_be_written_down() -> None:
+    outcome = outcome_of(Scripted(text="A \ud83d cat."))
+    assert outcome.text == "A ? cat."
+    assert ClipOutcome.loads(outcome.dumps()) == outcome
 
 
 def test_a_retryable_error_is_tried_again_with_growing_waits() -> None:

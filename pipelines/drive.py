@@ -1,0 +1,73 @@
+"""Drive clips from the decoder through the model to whoever records what became of them."""
+
+import asyncio
+import contextlib
+import random
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+
+from deployments.errors import AppError
+from pipelines.chain import DecodeRun, decoded_clips
+from pipelines.describe import DescribeOptions, Describer, describe_clip
+from pipelines.outcome import ClipOutcome, DecodedClip
+
+Record = Callable[[str, ClipOutcome], Awaitable[None]]
+"""Writes down the outcome of a clip of the named video."""
+
+
+async def drive(
+    runs: Sequence[DecodeRun],
+    describer: Describer,
+    options: Mapping[str, DescribeOptions],
+    record: Record,
+    *,
+    in_flight: asyncio.Semaphore,
+    decode_cpus: float = 1.0,
+    on_decoded: Callable[[str], None] = lambda video: None,
+) -> None:
+    """Decode and describe every clip of the runs, each with its video's options, and have each outcome recorded once.
+
+    `in_flight` bounds the clips between decoder and record, over everyone who shares it. Those who wait for it get it
+    in turn, so that a short video is not stuck behind a long one. Cancelling stops new clips at once; what was recorded
+    stands. Raises ModelLoadFailed and what `record` raises.
+    """
+    try:
+        await _drive(runs, describer, options, record, in_flight, decode_cpus, on_decoded)
+    except* AppError as errors:
+        # One failure is enough to end the work; a caller wants it, not the group around it.
+        first: BaseException = errors
+        while isinstance(first, BaseExceptionGroup):
+            first = first.exceptions[0]
+        failure = first
+    else:
+        return
+    raise failure
+
+
+async def _drive(
+    runs: Sequence[DecodeRun],
+    describer: Describer,
+    options: Mapping[str, DescribeOptions],
+    record: Record,
+    in_flight: asyncio.Semaphore,
+    decode_cpus: float,
+    on_decoded: Callable[[str], None],
+) -> None:
+    rng = random.Random()
+    suspects = asyncio.Lock()
+
+    async def work(clip: DecodedClip) -> None:
+        await record(clip.video, await describe_clip(clip, describer, options[clip.video], rng, suspects))
+
+    async with asyncio.TaskGroup() as group, contextlib.aclosing(decoded_clips(runs, decode_cpus=decode_cpus)) as clips:
+        while True:
+            await in_flight.acquire()
+            try:
+                clip = await anext(clips)
+            except BaseException as end:
+                in_flight.release()
+                if isinstance(end, StopAsyncIteration):
+                    break
+                raise
+            on_decoded(clip.video)
+            # A callback, not the task's own `finally`: a task cancelled before it starts never runs its body.
+            group.create_task(work(clip)).add_done_callback(lambda _: in_flight.release())

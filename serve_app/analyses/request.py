@@ -1,0 +1,45 @@
+"""What is asked of an analysis, as it is recorded when it is accepted and never changed after."""
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from deployments.contracts import GenerationOptions
+from deployments.vision.prompts import DEFAULT_PROMPT
+from pipelines.plan import SamplingOptions
+from pipelines.video import DecoderName, VideoInfo
+
+
+class AnalysisOptions(BaseModel):
+    """What a client asks: which model, which question, which part of the video and how densely."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: str
+    prompt: Annotated[str, Field(min_length=1, max_length=16_384)] = DEFAULT_PROMPT
+    sampling: SamplingOptions = SamplingOptions()
+    generation: GenerationOptions = GenerationOptions()
+    decoder: DecoderName = "pyav"
+    deadline_s: Annotated[float, Field(gt=0.0, le=30 * 24 * 3600.0)] | None = None
+    """Seconds from the first attempt's start after which what is not described yet is given up; None: never."""
+
+
+class AnalysisRequest(BaseModel):
+    """An accepted analysis: the options, and the file and the model as they were then."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+
+    id: str
+    owner: str
+    created_at: float
+    """Seconds since 1970."""
+    file_id: str
+    filename: str
+    sha256: str
+    size_bytes: int
+    source: str
+    """The object that holds the video's bytes."""
+    video: VideoInfo
+    model_revision: str
+    options: AnalysisOptions
+    metadata: dict[str, Any] = {}

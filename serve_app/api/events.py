@@ -1,0 +1,130 @@
+"""Live progress: the events of an analysis as server-sent events and over WebSocket, gap-free from any id on."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from dataclasses import asdict
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Header, Query, WebSocket, WebSocketDisconnect
+from fastapi.responses import StreamingResponse
+
+from deployments.errors import AppError, Forbidden
+from serve_app.analyses.journal import Event
+from serve_app.api.access import Injected, Viewer
+from serve_app.api.analyses import After
+from serve_app.api.errors import ErrorAnswer
+from serve_app.principal import Role
+from serve_app.services import Services
+
+router = APIRouter(prefix="/v1/analyses", tags=["events"])
+
+KEEP_ALIVE_S = 15.0
+"""A stream without news says something so often, so that nothing on the way takes it for dead."""
+SEND_S = 10.0
+"""A watcher that does not take an event for so long is cut off; it can come back with the last id it has."""
+_NOT_FOUND, _FORBIDDEN, _TOO_SLOW, _FAILED = 4404, 4403, 4408, 4500
+"""WebSocket close codes of the range for applications: HTTP's, behind a 4."""
+
+_ANSWERS: dict[int | str, dict[str, Any]] = {
+    200: {"content": {"text/event-stream": {}}, "description": "The events until the analysis is done"},
+    404: {"model": ErrorAnswer, "description": "No such analysis of yours"},
+}
+
+
+@router.get("/{analysis_id}/events", responses=_ANSWERS, response_class=StreamingResponse)
+async def watch_by_sse(
+    analysis_id: str,
+    principal: Viewer,
+    services: Injected,
+    after: After = 0,
+    last_event_id: Annotated[str | None, Header(max_length=20)] = None,
+) -> StreamingResponse:
+    """Stream `progress`, `clip`, `warning` and `done` events; `Last-Event-ID` or `after` goes on behind that event."""
+    if last_event_id is not None and last_event_id.isdecimal() and last_event_id.isascii():
+        after = int(last_event_id)
+    await services.analyses.get(principal, analysis_id)
+    events = services.analyses.events(principal, analysis_id, after=after)
+    headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+    return StreamingResponse(_sse(events), media_type="text/event-stream", headers=headers)
+
+
+async def _sse(events: AsyncIterator[list[Event]]) -> AsyncIterator[str]:
+    yield "retry: 1000\n\n"
+    async for some in _kept_alive(events):
+        if some:
+            yield "".join(
+                f"id: {event.id}\nevent: {event.type}\ndata: {json.dumps(_told(event), ensure_ascii=False)}\n\n"
+                for event in some
+            )
+        else:
+            yield ": still here\n\n"
+
+
+async def _kept_alive(events: AsyncIterator[list[Event]]) -> AsyncIterator[list[Event]]:
+    """Yield what comes, and nothing at all every KEEP_ALIVE_S seconds without news."""
+    coming: asyncio.Future[list[Event] | None] = asyncio.ensure_future(anext(events, None))
+    try:
+        while True:
+            done, _ = await asyncio.wait({coming}, timeout=KEEP_ALIVE_S)
+            if not done:
+                yield []
+                continue
+            some = coming.result()
+            if some is None:
+                return
+            yield some
+            coming = asyncio.ensure_future(anext(events, None))
+    finally:
+        coming.cancel()
+        await asyncio.gather(coming, return_exceptions=True)
+
+
+@router.websocket("/{analysis_id}/ws")
+async def watch_by_websocket(
+    socket: WebSocket, analysis_id: str, after: Annotated[int, Query(ge=0, lt=2**53)] = 0
+) -> None:
+    """Send the events behind `after` as JSON messages; close with 1000 when the analysis is done."""
+    services: Services = socket.app.state.services
+    await socket.accept()
+    try:
+        principal = await services.principal(socket.headers.get("authorization"))
+        if principal.role < Role.VIEWER:
+            raise Forbidden("expected the role viewer, got less")
+        await services.analyses.get(principal, analysis_id)
+        sending = asyncio.create_task(_send(socket, services.analyses.events(principal, analysis_id, after=after)))
+        leaving = asyncio.create_task(_until_left(socket))
+        try:
+            await asyncio.wait({sending, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            leaving.cancel()
+            sending.cancel()
+            results = await asyncio.gather(sending, leaving, return_exceptions=True)
+        if isinstance(results[0], Exception):
+            raise results[0]
+        if not isinstance(results[0], BaseException):
+            await socket.close(1000)
+    except TimeoutError:
+        await socket.close(_TOO_SLOW, "an event was not taken in time")
+    except WebSocketDisconnect:
+        return
+    except AppError as error:
+        codes = {403: _FORBIDDEN, 404: _NOT_FOUND}
+        await socket.close(codes.get(error.http_status, _FAILED), error.code)
+
+
+async def _send(socket: WebSocket, events: AsyncIterator[list[Event]]) -> None:
+    async for some in events:
+        for event in some:
+            async with asyncio.timeout(SEND_S):
+                await socket.send_text(json.dumps({"id": event.id, "type": event.type, **_told(event)}))
+
+
+async def _until_left(socket: WebSocket) -> None:
+    while (await socket.receive())["type"] != "websocket.disconnect":
+        continue  # there is nothing to say to us
+
+
+def _told(event: Event) -> dict[str, Any]:
+    fields = asdict(event)
+    return {"at_s": fields["at_s"], **fields["data"]}

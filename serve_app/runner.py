@@ -1,0 +1,55 @@
+"""The deployment that runs analyses: one replica is enough, more take over from each other."""
+
+import asyncio
+from typing import Any
+
+import ray
+from ray.serve.handle import DeploymentHandle
+
+from deployments.errors import EngineFailed
+from deployments.vision.catalog import model_info
+from deployments.vision.client import VisionClient
+from serve_app.analyses.runner import Node, Runner, RunnerSettings
+from serve_app.settings import MODEL, AppArgs
+from serve_app.storage import open_storage, until_in_use
+
+_POLL_S = 1.0
+
+
+def _alive_nodes() -> set[str]:
+    return {node["NodeID"] for node in ray.nodes() if node["Alive"]}
+
+
+class AnalysisRunner:
+    """A plain class: `build_app` makes it the app's `runner` deployment."""
+
+    def __init__(self, args: AppArgs, **models: "DeploymentHandle[Any]") -> None:
+        self._args = args
+        self._models = {
+            name: (model_info(name, args.models[name]), VisionClient(models[MODEL + name])) for name in args.models
+        }
+        self._runner: Runner | None = None
+        # Serve calls constructors on the replica's event loop.
+        self._working = asyncio.create_task(self._work())
+
+    async def nudge(self) -> None:
+        """Look at the queue now."""
+        if self._runner is not None:
+            self._runner.nudge()
+
+    def check_health(self) -> None:
+        """Raise when nothing would ever be run again, so that Serve starts another replica."""
+        if self._working.done():
+            raise EngineFailed("expected the runner to be at work, got one that has ended")
+
+    async def __del__(self) -> None:
+        """Stop what runs and give it free; Serve calls this when the replica is to end."""
+        self._working.cancel()
+        await asyncio.gather(self._working, return_exceptions=True)
+
+    async def _work(self) -> None:
+        await until_in_use(self._args.storage, poll_s=_POLL_S)
+        settings = RunnerSettings(in_flight_clips=self._args.in_flight_clips, decode_cpus=self._args.decode_cpus)
+        node = Node(ray.get_runtime_context().get_node_id(), _alive_nodes)
+        self._runner = Runner(open_storage(self._args.storage), self._models, node, settings)
+        await self._runner.run_forever()

@@ -1,0 +1,378 @@
+"""Analyses from submission to result over a real ledger, with the decoder and the model made up: no Ray."""
+
+import asyncio
+import dataclasses
+import functools
+import json
+from collections.abc import AsyncIterator, Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+import pytest
+from obstore.store import ObjectStore
+
+from deployments.errors import AnalysisConflict, Deposed, NotFound, UnknownModel
+from deployments.settings import VisionSettings
+from deployments.vision.catalog import model_info
+from pipelines.plan import SamplingOptions
+from pipelines.store import open_store, sizes_below
+from pipelines.video import VideoInfo
+from serve_app.analyses.journal import Event, Journal
+from serve_app.analyses.ledger import AnalysisLedger
+from serve_app.analyses.request import AnalysisOptions
+from serve_app.analyses.runner import Node, Runner, RunnerSettings
+from serve_app.analyses.service import Analyses, Asked, View
+from serve_app.files import Files, Naming, StoredFile
+from serve_app.principal import Principal, Role
+from tests.app.fakes import FakeModel
+
+pytestmark = [pytest.mark.timeout(60), pytest.mark.usefixtures("decoded_in_no_time")]
+ANN, BOB = Principal("ann", Role.ANALYST), Principal("bob", Role.ANALYST)
+MODEL = model_info("sim", VisionSettings(engine="simulated"))
+CLIPS = 6
+QUICK = RunnerSettings(in_flight_clips=2, lease_s=0.5, beat_s=0.1, poll_s=0.05)
+
+
+class House:
+    """A store with a video of Ann's in it, the service, and runners that come and go."""
+
+    def __init__(self, store: ObjectStore) -> None:
+        self.store = store
+        self.model = FakeModel()
+        self.alive = {"node"}
+        self.files = Files(store, self._probe, max_bytes=1000)
+        self.service = Analyses(store, self.files, {"sim": MODEL}, self._nudge)
+
+    async def _probe(self, path: Path) -> VideoInfo:
+        return VideoInfo(10.0 * CLIPS, 64, 48, 25.0, 0, "h264", False, 0.0)
+
+    async def _nudge(self) -> None:
+        pass
+
+    async def file(self, content: bytes = b"video") -> StoredFile:
+        async def pieces() -> AsyncIterator[bytes]:
+            yield content
+
+        return await self.files.add(ANN, Naming("v.mp4"), pieces())
+
+    def start(self, node: str = "node") -> "asyncio.Task[None]":
+        runner = Runner(self.store, {"sim": (MODEL, self.model)}, Node(node, lambda: self.alive), QUICK)
+        return asyncio.create_task(runner.run_forever())
+
+    async def submit(self, **options: Any) -> View:
+        file = await self.file()
+        return await self.service.submit(ANN, Asked(file.id, AnalysisOptions(model="sim", **options), {}))
+
+    async def until(self, analysis_id: str, held: Callable[[View], bool]) -> View:
+        while not held(view := await self.service.get(ANN, analysis_id)):  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        return view
+
+    async def done(self, analysis_id: str) -> View:
+        return await self.until(analysis_id, lambda view: view.progress.done)
+
+    async def events(self, analysis_id: str, after: int = 0) -> list[Event]:
+        return [event async for some in self.service.events(ANN, analysis_id, after=after) for event in some]
+
+
+async def until(held: Callable[[], bool]) -> None:
+    while not held():  # noqa: ASYNC110 (what is waited for tells nobody)
+        await asyncio.sleep(0.01)
+
+
+async def kill(runner: "asyncio.Task[None]", monkeypatch: pytest.MonkeyPatch) -> None:
+    """End the runner as `kill -9` does: it gives nothing free."""
+
+    async def nothing(*_: object) -> None:
+        pass
+
+    with monkeypatch.context() as patched:
+        patched.setattr(AnalysisLedger, "release", nothing)
+        runner.cancel()
+        await asyncio.gather(runner, return_exceptions=True)
+
+
+def more_done(than: int, view: View) -> bool:
+    return view.progress.clips_done > than
+
+
+Scenario = Callable[[House], Coroutine[Any, Any, None]]
+Play = Callable[[Scenario], None]
+
+
+@pytest.fixture(params=["local", "s3"])
+def play(request: pytest.FixtureRequest, tmp_path: Path) -> Play:
+    target = str(tmp_path) if request.param == "local" else request.getfixturevalue("s3_url")
+
+    async def run(scenario: Scenario) -> None:
+        async with asyncio.timeout(30):
+            await scenario(House(open_store(target)))
+        for task in asyncio.all_tasks() - {asyncio.current_task()}:
+            task.cancel()
+
+    return lambda scenario: asyncio.run(run(scenario))
+
+
+def test_an_analysis_goes_from_the_queue_to_its_result(play: Play) -> None:
+    async def scenario(house: House) -> None:
+        asked = await house.submit(prompt="What?")
+        assert (asked.progress.state, asked.progress.clips_total, asked.result) == ("queued", None, None)
+        house.start()
+        view = await house.done(asked.request.id)
+        assert (view.progress.state, view.progress.clips_done, view.progress.fraction) == ("completed", CLIPS, 1.0)
+        assert view.result is not None
+        assert [clip["text"] for clip in view.result["clips"]] == ["0", "10", "20", "30", "40", "50"]
+        assert view.result["coverage"]["described_s"] == 60.0
+        async with asyncio.timeout(5):
+            while await sizes_below(house.store, "queue"):  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+
+    play(scenario)
+
+
+def test_events_are_numbered_without_gaps_and_taken_up_anywhere(play: Play) -> None:
+    async def scenario(house: House) -> None:
+        one = (await house.submit()).request.id
+        watching = asyncio.create_task(house.events(one))
+        await asyncio.sleep(0.05)
+        house.start()
+        live = await watching
+        assert [event.id for event in live] == list(range(1, CLIPS + 3))
+        assert [event.type for event in live] == ["progress", *["clip"] * CLIPS, "done"]
+        assert await house.events(one) == live, "told again as it was"
+        for after in range(len(live)):
+            assert await house.events(one, after) == live[after:]
+
+    play(scenario)
+
+
+def test_what_a_killed_runner_left_is_gone_on_with(play: Play, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario(house: House) -> None:
+        one = (await house.submit()).request.id
+        house.model.held = True
+        for killed in range(3):  # each gets one clip done and is killed with two more in flight
+            runner = house.start()
+            house.model.permits.release()
+            await house.until(one, functools.partial(more_done, killed))
+            await asyncio.sleep(0.05)
+            await kill(runner, monkeypatch)
+        house.model.held = False
+        house.start()
+        view = await house.done(one)
+        assert view.result is not None
+        assert [clip.get("text") for clip in view.result["clips"]] == ["0", "10", "20", "30", "40", "50"]
+        clips = [event.data["index"] for event in await house.events(one) if event.type == "clip"]
+        assert sorted(clips) == list(range(CLIPS)), "each told once"
+        assert len(house.model.calls) <= CLIPS + 3 * QUICK.in_flight_clips
+        assert view.result["attempts"] == 4
+
+    play(scenario)
+
+
+def test_a_claim_is_taken_over_when_its_lease_is_over_or_its_node_is_gone(
+    play: Play, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario(house: House) -> None:
+        one = (await house.submit()).request.id
+        house.model.held = True
+        house.alive = {"node", "other"}
+        first = house.start()
+        await until(lambda: bool(house.model.calls))
+        second = house.start("other")
+        await asyncio.sleep(2 * QUICK.lease_s)
+        ledger = AnalysisLedger(house.store, "ann", one)
+        assert len(await ledger.claims()) == 1, "who lives keeps the claim"
+        await kill(first, monkeypatch)
+        begun_s = asyncio.get_running_loop().time()
+        while len(await ledger.claims()) == 1:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        assert asyncio.get_running_loop().time() - begun_s >= QUICK.lease_s / 2
+        await kill(second, monkeypatch)
+        house.alive = {"node"}
+        house.start()
+        begun_s = asyncio.get_running_loop().time()
+        while len(await ledger.claims()) == 2:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        assert asyncio.get_running_loop().time() - begun_s < QUICK.lease_s, "no need to wait for the dead"
+
+    play(scenario)
+
+
+def test_a_runner_that_was_deposed_can_write_nothing(tmp_path: Path) -> None:
+    async def run() -> None:
+        journal = Journal(open_store(str(tmp_path)), "events/")
+        old, new = (Event(1, "progress", 0.0, {"attempt": attempt}) for attempt in (1, 2))
+        await journal.append([new])
+        await journal.append([new])  # the answer was lost: written again, it stands once
+        with pytest.raises(Deposed):
+            await journal.append([old])
+        assert await journal.all_after(0) == [new]
+
+    asyncio.run(run())
+
+
+def test_failed_clips_are_listed_and_done_again(play: Play) -> None:
+    async def scenario(house: House) -> None:
+        house.model.bad = {10.0, 30.0}
+        one = (await house.submit()).request.id
+        house.start()
+        view = await house.done(one)
+        assert view.progress.state == "partial"
+        assert view.result is not None
+        assert view.result["coverage"]["clips_failed_by_code"] == {"clip_rejected": 2}
+        assert (view.progress.clips_done, view.progress.clips_failed) == (CLIPS, 2)
+        house.model.bad = {30.0}
+        house.model.calls.clear()
+        assert (await house.service.retry(ANN, one)).progress.round == 1
+        view = await house.until(one, lambda view: view.progress.done and view.progress.round == 1)
+        assert sorted(house.model.calls) == [10.0, 30.0]
+        assert view.result is not None
+        assert [clip.get("text") for clip in view.result["clips"]] == ["0", "10", "20", None, "40", "50"]
+        house.model.bad = set()
+        await house.service.retry(ANN, one)
+        view = await house.until(one, lambda view: view.progress.done and view.progress.round == 2)
+        assert view.progress.state == "completed"
+        with pytest.raises(AnalysisConflict, match="with failed clips, got one with none"):
+            await house.service.retry(ANN, one)
+
+    play(scenario)
+
+
+def test_cancel_means_stop_and_a_cancelled_analysis_can_go_on(play: Play) -> None:
+    async def scenario(house: House) -> None:
+        one = (await house.submit()).request.id
+        house.model.held = True
+        runner = house.start()
+        await until(lambda: len(house.model.calls) == 2)
+        await house.service.cancel(ANN, one)
+        view = await house.done(one)
+        assert view.progress.state == "cancelled"
+        assert view.result is not None
+        missing = [clip for clip in view.result["clips"] if "error" in clip]
+        assert {clip["error"]["code"] for clip in missing} == {"cancelled"}
+        assert len(missing) >= CLIPS - QUICK.in_flight_clips
+        calls = len(house.model.calls)
+        await asyncio.sleep(0.2)
+        assert len(house.model.calls) == calls, "no new inference"
+        assert not runner.done()
+        house.model.held = False
+        await house.service.retry(ANN, one)
+        view = await house.until(one, lambda view: view.progress.done and view.progress.round == 1)
+        assert view.progress.state == "completed"
+
+    play(scenario)
+
+
+def test_an_analysis_past_its_deadline_says_what_it_did_not_see(play: Play) -> None:
+    async def scenario(house: House) -> None:
+        house.model.held = True
+        one = (await house.submit(deadline_s=0.5)).request.id
+        house.start()
+        view = await house.done(one)
+        assert view.result is not None
+        assert view.progress.state == "failed"
+        assert view.result["coverage"]["clips_failed_by_code"] == {"deadline_exceeded": CLIPS}
+
+    play(scenario)
+
+
+def test_the_same_work_is_not_done_twice(play: Play) -> None:
+    async def scenario(house: House) -> None:
+        house.start()
+        await house.done((await house.submit()).request.id)
+        house.model.calls.clear()
+        again = await house.done((await house.submit()).request.id)
+        assert house.model.calls == []
+        assert again.result is not None
+        assert again.result["coverage"]["reused"] == CLIPS
+        other = await house.done((await house.submit(prompt="Something else")).request.id)
+        assert len(house.model.calls) == CLIPS
+        assert other.result is not None
+        assert other.result["coverage"]["reused"] == 0
+        overlapping = SamplingOptions(clip_duration_s=10.0, start_s=20.0)
+        part = await house.done((await house.submit(sampling=overlapping)).request.id)
+        assert part.result is not None
+        assert part.result["coverage"]["reused"] == CLIPS - 2, "the same clips of another range are the same clips"
+
+    play(scenario)
+
+
+def test_a_short_video_is_not_stuck_behind_a_long_one(play: Play) -> None:
+    async def scenario(house: House) -> None:
+        long = (await house.submit(sampling=SamplingOptions(clip_duration_s=0.5))).request.id
+        house.start()
+        await house.until(long, lambda view: view.progress.clips_done > 0)
+        short = (await house.submit(prompt="short")).request.id
+        await house.done(short)
+        assert not (await house.service.get(ANN, long)).progress.done
+
+    play(scenario)
+
+
+def test_a_key_names_one_analysis(play: Play) -> None:
+    async def scenario(house: House) -> None:
+        file = await house.file()
+        asked = Asked(file.id, AnalysisOptions(model="sim"), {"for": "me"}, key="../any text\n")
+        views = await asyncio.gather(*(house.service.submit(ANN, asked) for _ in range(8)))
+        assert len({view.request.id for view in views}) == 1
+        with pytest.raises(AnalysisConflict, match="Idempotency-Key"):
+            await house.service.submit(ANN, dataclasses.replace(asked, metadata={}))
+        assert len(await sizes_below(house.store, "queue")) == 1
+
+    play(scenario)
+
+
+def test_analyses_are_their_owners_alone(play: Play) -> None:
+    async def scenario(house: House) -> None:
+        one = (await house.submit()).request.id
+        await house.service.get(ANN, one)
+        for refused in (
+            house.service.get(BOB, one),
+            house.service.cancel(BOB, one),
+            house.service.retry(BOB, one),
+            house.service.delete(BOB, one),
+            house.service.clips(BOB, one, after=0, limit=1),
+            house.service.get(ANN, "ana_0"),
+        ):
+            with pytest.raises(NotFound):
+                await refused
+        assert (await house.service.page(BOB, after=None, limit=10)).views == []
+        with pytest.raises(NotFound):
+            await house.service.submit(BOB, Asked((await house.file()).id, AnalysisOptions(model="sim"), {}))
+        with pytest.raises(UnknownModel):
+            await house.service.submit(ANN, Asked((await house.file()).id, AnalysisOptions(model="gpt"), {}))
+
+    play(scenario)
+
+
+def test_analyses_are_listed_and_deleted(play: Play) -> None:
+    async def scenario(house: House) -> None:
+        ids = [(await house.submit(prompt=str(n))).request.id for n in range(3)]
+        page = await house.service.page(ANN, after=None, limit=2)
+        assert ([view.request.id for view in page.views], page.has_more) == (ids[:0:-1], True)
+        page = await house.service.page(ANN, after=ids[1], limit=2)
+        assert ([view.request.id for view in page.views], page.has_more) == (ids[:1], False)
+        with pytest.raises(AnalysisConflict, match="cancel it first"):
+            await house.service.delete(ANN, ids[0])
+        house.start()
+        for one in ids:
+            await house.done(one)
+        await house.service.delete(ANN, ids[0])
+        with pytest.raises(NotFound):
+            await house.service.get(ANN, ids[0])
+        assert await sizes_below(house.store, f"owners/ann/analyses/{ids[0]}") == {}
+
+    play(scenario)
+
+
+def test_the_eta_follows_the_pace(play: Play) -> None:
+    async def scenario(house: House) -> None:
+        one = (await house.submit()).request.id
+        view = await house.service.get(ANN, one)
+        assert view.progress.eta_s(0.0) is None
+        house.start()
+        view = await house.done(one)
+        assert view.progress.eta_s(0.0) == 0.0
+        assert json.dumps(view.result)
+
+    play(scenario)

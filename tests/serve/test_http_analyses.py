@@ -1,0 +1,109 @@
+"""An analysis over HTTP on a real Ray: upload, ask, watch it live, read the result, and kill what runs it."""
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+import ray
+from ray.util.state import list_actors
+from websockets.sync.client import connect
+
+from tests.ray_cluster import Cluster, simulated_config
+
+CLIPS = 30
+pytestmark = pytest.mark.timeout(180)
+
+
+@pytest.fixture(scope="module")
+def url(cluster: Cluster) -> str:
+    """An app whose clips take a tenth of a second each."""
+    config = simulated_config(fixed_s=0.1)
+    vision = config["applications"][0]["deployments"][2]
+    vision["user_config"] = {"max_batch_clips": 1}
+    cluster.restart_app(config)
+    return f"http://127.0.0.1:{cluster.http_port}"
+
+
+@pytest.fixture
+def file_id(url: str, sample: Path) -> str:
+    one: str = httpx2.post(f"{url}/v1/files", files={"file": ("sample.mp4", sample.read_bytes())}).json()["id"]
+    return one
+
+
+def ask(url: str, file_id: str, prompt: str) -> dict[str, Any]:
+    body = {"file_id": file_id, "clip_duration_s": 2.0, "prompt": prompt}
+    answer = httpx2.post(f"{url}/v1/analyses", json=body)
+    assert answer.status_code == 202, answer.text
+    analysis: dict[str, Any] = answer.json()
+    return analysis
+
+
+def watch(url: str, analysis_id: str, after: int = 0) -> Iterator[dict[str, Any]]:
+    address = url.replace("http://", "ws://")
+    with connect(f"{address}/v1/analyses/{analysis_id}/ws?after={after}") as socket:
+        for message in socket:
+            yield json.loads(message)
+
+
+def kill_replica(deployment: str) -> None:
+    """End the process of the deployment's one replica."""
+    actors = list_actors(filters=[("state", "=", "ALIVE")], limit=1000)
+    [name] = [actor.name for actor in actors if f"#{deployment}#" in str(actor.name)]
+    ray.kill(ray.get_actor(name, namespace="serve"), no_restart=True)
+
+
+def test_captions_come_live_and_the_result_at_the_end(url: str, file_id: str) -> None:
+    one = ask(url, file_id, "live")["id"]
+    seen = []
+    for event in watch(url, one):
+        seen.append((event["id"], event["type"], time.time() - event["at_s"]))
+    assert [number for number, _, _ in seen] == list(range(1, CLIPS + 3))
+    assert [kind for _, kind, _ in seen] == ["progress", *["clip"] * CLIPS, "done"]
+    assert max(late_s for _, _, late_s in seen) < 5.0
+    analysis = httpx2.get(f"{url}/v1/analyses/{one}").json()
+    assert (analysis["state"], analysis["progress"]["clips_done"]) == ("completed", CLIPS)
+    result = httpx2.get(f"{url}/v1/analyses/{one}/result").json()
+    assert [clip["index"] for clip in result["clips"]] == list(range(CLIPS))
+    assert all(clip["text"] for clip in result["clips"])
+
+
+def test_the_same_work_again_makes_no_call_of_the_model(url: str, file_id: str) -> None:
+    for _ in watch(url, ask(url, file_id, "again")["id"]):
+        pass
+    one = ask(url, file_id, "again")["id"]
+    [*_, done] = watch(url, one)
+    assert done["coverage"]["reused"] == CLIPS
+
+
+@pytest.mark.parametrize("deployment", ["runner", "vision-sim"])
+def test_a_killed_replica_loses_nothing_and_doubles_nothing(url: str, file_id: str, deployment: str) -> None:
+    one = ask(url, file_id, f"kill {deployment}")["id"]
+    events = []
+    for event in watch(url, one):
+        events.append(event)
+        if len(events) == 5:
+            kill_replica(deployment)
+    assert [event["id"] for event in events] == list(range(1, len(events) + 1))
+    clips = [event["index"] for event in events if event["type"] == "clip"]
+    assert sorted(clips) == list(range(CLIPS))
+    assert events[-1]["status"] == "completed"
+    result = httpx2.get(f"{url}/v1/analyses/{one}/result").json()
+    assert all("text" in clip for clip in result["clips"])
+    assert result["attempts"] == (2 if deployment == "runner" else 1)
+
+
+def test_cancel_stops_within_a_second(url: str, file_id: str) -> None:
+    one = ask(url, file_id, "cancel")["id"]
+    for event in watch(url, one):
+        if event["id"] == 4:
+            begun_s = time.monotonic()
+            assert httpx2.post(f"{url}/v1/analyses/{one}/cancel").status_code == 202
+        last = event
+    assert last["status"] == "cancelled"
+    assert time.monotonic() - begun_s < 5.0
+    result = httpx2.get(f"{url}/v1/analyses/{one}/result").json()
+    assert result["coverage"]["clips_failed_by_code"]["cancelled"] > CLIPS / 2
