@@ -6,7 +6,7 @@
     rounds/{round}.json             the clips to describe; 0 is the plan, a later one names those to do again
     clips/{round}/{index}.json      the one outcome of a clip in a round
     events/{first id}.json          what happened, in order
-    cancel                          that it is to stop
+    cancel.{round}                  that the round is to stop
     result.{round}.json             how the round ended
 
 And beside all analyses, while a round of one is not done: queue/{analysis_id}.{round}, which holds its owner.

@@ -52,7 +52,6 @@ class Run:
         self._means = means
         self._cache = CaptionCache(means.store, request, means.model)
         self._begun_s = time.perf_counter()
-        self._timings: dict[str, float] = {}
         self._round = 0
         self._outcomes: dict[int, ClipOutcome] = {}
         """Those that stand, over all rounds."""
@@ -134,19 +133,22 @@ class Run:
         """Describe the clips; return what ended that early, or None."""
         driving = asyncio.create_task(self._drive(pending, scribe))
         stopping = asyncio.create_task(self._stop_asked(progress))
+        stopped: AppError | None = None
         try:
             await asyncio.wait({driving, stopping}, return_when=asyncio.FIRST_COMPLETED)
-            if not driving.done():
-                return stopping.result()
-            driving.result()
+            if driving.done():
+                driving.result()
+            else:
+                stopped = stopping.result()
         except (ModelLoadFailed, SourceNotFound) as fatal:
-            return fatal
+            stopped = fatal
         finally:
             for task in (driving, stopping):
                 task.cancel()
-            # What a cancelled task still raises is of no interest: the clips it lost are rows or are done again.
-            await asyncio.gather(driving, stopping, *self._recording, return_exceptions=True)
-        return None
+            await asyncio.gather(driving, stopping, return_exceptions=True)
+            # A result must not say more than the events: what is being recorded is recorded, or the attempt has failed.
+            await asyncio.gather(*self._recording)
+        return stopped
 
     async def _stop_asked(self, progress: Progress) -> AppError:
         """Return once the analysis is to stop."""

@@ -52,7 +52,7 @@ def watch(url: str, analysis_id: str, after: int = 0) -> Iterator[dict[str, Any]
 def kill_replica(deployment: str) -> None:
     """End the process of the deployment's one replica."""
     actors = list_actors(filters=[("state", "=", "ALIVE")], limit=1000)
-    [name] = [actor.name for actor in actors if f"#{deployment}#" in str(actor.name)]
+    [name] = [actor.name for actor in actors if actor.name and f"#{deployment}#" in actor.name]
     ray.kill(ray.get_actor(name, namespace="serve"), no_restart=True)
 
 
