@@ -1,6 +1,7 @@
 """Analyses from submission to result over a real ledger, with the decoder and the model made up: no Ray."""
 
 import asyncio
+import contextlib
 import dataclasses
 import functools
 import json
@@ -94,6 +95,10 @@ async def kill(runner: "asyncio.Task[None]", monkeypatch: pytest.MonkeyPatch) ->
 
 def more_done(than: int, view: View) -> bool:
     return view.progress.clips_done > than
+
+
+def more_calls(model: FakeModel, than: int) -> bool:
+    return len(model.calls) > than
 
 
 Scenario = Callable[[House], Coroutine[Any, Any, None]]
@@ -299,11 +304,21 @@ def test_the_same_work_is_not_done_twice(play: Play) -> None:
 
 def test_a_short_video_is_not_stuck_behind_a_long_one(play: Play) -> None:
     async def scenario(house: House) -> None:
+        house.model.held = True
         long = (await house.submit(sampling=SamplingOptions(clip_duration_s=0.5))).request.id
         house.start()
-        await house.until(long, lambda view: view.progress.clips_done > 0)
+        await until(lambda: len(house.model.calls) == QUICK.in_flight_clips)
         short = (await house.submit(prompt="short")).request.id
-        await house.done(short)
+        await house.until(short, lambda view: view.progress.state == "running")
+        answered = 0
+        while not (await house.service.get(ANN, short)).progress.done:
+            begun = len(house.model.calls)
+            house.model.permits.release()
+            answered += 1
+            with contextlib.suppress(TimeoutError):  # the last answer lets no other call begin
+                async with asyncio.timeout(1):
+                    await until(functools.partial(more_calls, house.model, begun))
+        assert answered <= 2 * CLIPS + QUICK.in_flight_clips, "each second place in flight was the short one's"
         assert not (await house.service.get(ANN, long)).progress.done
 
     play(scenario)
