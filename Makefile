@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve lint format test test-chaos test-gpu demo-model eval-demo bench bench-pipeline bench-decode bench-memory bench-timeline bench-uploads readme lock clean
+.PHONY: help setup demo serve lint format test test-chaos test-gpu demo-model eval-demo bench bench-pipeline bench-decode bench-memory bench-timeline bench-uploads bench-chaos readme lock clean
 
 help: ## list the verbs
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1|\2/' | column -t -s '|'
@@ -54,7 +54,7 @@ eval-demo: $(READY) ## measure the demo checkpoint on held-out scenes, from arra
 	@$(BIN)/python -m benchmarks.demo_model
 	@$(BIN)/python -m benchmarks.demo_invariance
 
-bench: bench-decode bench-timeline bench-pipeline bench-memory bench-uploads ## all benchmarks
+bench: bench-decode bench-timeline bench-pipeline bench-memory bench-uploads bench-chaos ## all benchmarks
 
 bench-pipeline: $(READY) ## efficiency of the whole chain against the bare engine
 	@$(BIN)/python -m benchmarks.pipeline
@@ -70,6 +70,9 @@ bench-timeline: $(READY) ## error of every sampled frame's time, by kind of file
 
 bench-uploads: $(READY) ## memory and bytes of large uploads in parts whose connections are cut
 	@$(BIN)/python -m benchmarks.uploads
+
+bench-chaos: $(READY) ## an analysis whose whole cluster is killed twenty times
+	@$(BIN)/python -m benchmarks.chaos
 
 readme: $(READY) ## put the figures of benchmarks/results into README.md
 	@$(BIN)/python -m benchmarks.readme

@@ -32,6 +32,8 @@ class SimulatedSettings(_Frozen):
     caption_tokens: Annotated[int, Field(ge=1, le=4096)] = 16
     load_s: Annotated[float, Field(ge=0.0, le=600.0)] = 0.0
     failures: tuple[Failure, ...] = ()
+    call_log: str | None = None
+    """A file that gets a line with the first frame's time for each clip described, whatever dies afterwards."""
 
 
 class VisionTuning(_Frozen):

@@ -32,6 +32,9 @@ class SimulatedEngine:
         for request in requests:
             self._fail_on_demand(request)
         captions = [self._caption(request) for request in requests]
+        if self._settings.call_log is not None:
+            with open(self._settings.call_log, "a") as log:
+                log.writelines(f"{request.frames.pts_s[0]:.6f}\n" for request in requests)
         settings = self._settings
         time.sleep(
             settings.fixed_s

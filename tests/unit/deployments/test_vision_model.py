@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -127,6 +128,13 @@ def test_simulated_failures_happen_where_and_as_often_as_asked() -> None:
     for _ in range(2):
         with pytest.raises(ClipRejected):
             engine.describe([request(30.0)])
+
+
+def test_the_simulated_engine_logs_every_clip_it_describes(tmp_path: Path) -> None:
+    settings = SimulatedSettings(frame_s=0.0, call_log=str(tmp_path / "calls"))
+    for _ in range(2):  # also those of an engine that has died since
+        SimulatedEngine(settings).describe([request(1.5), request(30.0)])
+    assert (tmp_path / "calls").read_text().splitlines() == ["1.500000", "30.000000"] * 2
 
 
 def test_the_simulated_cost_model_is_as_stated() -> None:
