@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.readme import BEGIN, END, README, ROOT, figures_table, rewritten
+from benchmarks.readme import BEGIN, CARD, END, README, ROOT, card_tables, figures_table, main, rewritten
 from benchmarks.results_file import Bar, write_result
 
 RESULTS = sorted((ROOT / "benchmarks" / "results").glob("*.json"))
@@ -27,6 +27,25 @@ def test_readme_shows_the_recorded_figures() -> None:
     table = figures_table(ROOT / "benchmarks" / "results")
     assert README.read_text() == rewritten(README.read_text(), table)
     assert table.count("\n") > len(RESULTS)
+
+
+def test_the_model_card_shows_the_recorded_figures() -> None:
+    tables = card_tables(ROOT / "benchmarks" / "results")
+    assert CARD.read_text() == rewritten(CARD.read_text(), tables)
+    colour = json.loads((ROOT / "benchmarks/results/demo_model.json").read_text())["figures"]["files: one object"][
+        "colour"
+    ]
+    assert f"| files: one object | {colour:.3f} |" in tables
+
+
+def test_pages_with_other_figures_fail_the_check(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stale = tmp_path / "README.md"
+    stale.write_text(f"{BEGIN}\nold\n{END}")
+    monkeypatch.setattr("benchmarks.readme.README", stale)
+    assert main(["--check"]) == 1
+    assert "run `make readme`" in capsys.readouterr().err
 
 
 def test_a_page_without_its_marks_is_refused() -> None:
