@@ -57,7 +57,7 @@ async def _app_error(request: Request, error: Exception) -> JSONResponse:
         message = "expected the storage to answer, got a failure: try again"
     headers = error.details.get("headers")
     return error_answer(
-        request, error.http_status, message, error.code, param=error.details.get("param"), headers=headers
+        request, error.http_status, message, error.code, param=error.details.get("param") or None, headers=headers
     )
 
 

@@ -53,20 +53,20 @@ def spoilt(path: str, value: object) -> dict[str, Any]:
         ("http_options/prot", 1, r"got unknown key http_options\.prot"),
         ("applications/0/routes", "/", r"got unknown key applications\.vidray\.routes"),
         (
-            "applications/0/deployments/1/num_replica",
+            "applications/0/deployments/2/num_replica",
             2,
             r"unknown key applications\.vidray\.deployments\.vision-demo\.num",
         ),
-        ("applications/0/deployments/1/autoscaling_config", {"max_replica": 2}, r"autoscaling_config\.max_replica"),
-        ("applications/0/deployments/1/ray_actor_options/num_gpu", 1, r"ray_actor_options\.num_gpu"),
-        ("applications/0/deployments/1/num_replicas", -1, r"num_replicas"),
+        ("applications/0/deployments/2/autoscaling_config", {"max_replica": 2}, r"autoscaling_config\.max_replica"),
+        ("applications/0/deployments/2/ray_actor_options/num_gpu", 1, r"ray_actor_options\.num_gpu"),
+        ("applications/0/deployments/2/num_replicas", -1, r"num_replicas"),
         (
-            "applications/0/deployments/1/name",
+            "applications/0/deployments/2/name",
             "vision-dmeo",
-            r"expected one of gateway, vision-demo, got 'vision-dmeo'",
+            r"expected one of gateway, runner, vision-demo, got 'vision-dmeo'",
         ),
-        ("applications/0/deployments/1/user_config", {"max_batch": 1}, r"user_config\.max_batch"),
-        ("applications/0/deployments/1/max_ongoing_requests", 9, r"at least twice max_batch_clips \(8\).*got 9"),
+        ("applications/0/deployments/2/user_config", {"max_batch": 1}, r"user_config\.max_batch"),
+        ("applications/0/deployments/2/max_ongoing_requests", 9, r"at least twice max_batch_clips \(8\).*got 9"),
         ("applications/0/args/default_model", "dmeo", r"default_model must be one of demo, got 'dmeo'"),
         (
             "applications/0/args/models/demo/quantization",
@@ -116,7 +116,7 @@ def test_lint_exits_by_what_it_found(tmp_path: Path, capsys: pytest.CaptureFixtu
 
 def test_the_http_app_imports_neither_torch_nor_a_decoder() -> None:
     loaded = subprocess.run(
-        [sys.executable, "-c", "import serve_app.api, sys; print(*sys.modules)"],
+        [sys.executable, "-c", "import serve_app.api.app, sys; print(*sys.modules)"],
         capture_output=True,
         text=True,
         check=True,
