@@ -63,7 +63,7 @@ def demo_app(cluster: Cluster) -> None:
     config: dict[str, Any] = simulated_config()
     app = config["applications"][0]
     app["args"] |= {"default_model": "demo", "models": {"demo": SETTINGS.model_dump(mode="json")}}
-    app["deployments"][1]["name"] = "vision-demo"
+    app["deployments"][-1]["name"] = "vision-demo"
     cluster.restart_app(config)
 
 

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.timeout(180)
 def url(cluster: Cluster) -> str:
     """An app whose clips take a tenth of a second each."""
     config = simulated_config(fixed_s=0.1)
-    vision = config["applications"][0]["deployments"][2]
+    vision = config["applications"][0]["deployments"][-1]
     vision["user_config"] = {"max_batch_clips": 1}
     cluster.restart_app(config)
     return f"http://127.0.0.1:{cluster.http_port}"
