@@ -35,6 +35,6 @@ def test_every_model_has_a_deployment_of_its_own(cluster: Cluster) -> None:
     config["applications"][0]["deployments"].append({"name": "vision-other-2.5", "ray_actor_options": {"num_cpus": 0}})
     cluster.restart_app(config)
     deployments = serve.status().applications["vidray"].deployments
-    assert set(deployments) == {"gateway", "vision-sim", "vision-other-2.5"}
+    assert set(deployments) == {"gateway", "runner", "vision-sim", "vision-other-2.5"}
     models = httpx2.get(f"http://127.0.0.1:{cluster.http_port}/v1/models").json()["data"]
     assert [model["id"] for model in models] == ["sim", "other-2.5"]
