@@ -4,7 +4,6 @@ request.json              what was asked, of which bytes: the identity of the wo
 clips/NNNNNN.json         the one outcome of each clip
 """
 
-import asyncio
 import json
 from typing import Any
 
@@ -13,9 +12,7 @@ from obstore.store import ObjectStore
 from deployments.errors import OutputConflict
 from pipelines.ids import new_id
 from pipelines.outcome import ClipOutcome
-from pipelines.store import create, exists, get, sizes_below
-
-_READS_AT_ONCE = 64
+from pipelines.store import create, exists, get, get_all, sizes_below
 
 
 class Ledger:
@@ -44,19 +41,25 @@ class Ledger:
 
     async def commit(self, outcome: ClipOutcome) -> ClipOutcome:
         """Record the outcome unless the clip has one; return the one that stands."""
-        path = f"{self._prefix}clips/{outcome.index:06d}.json"
-        if await create(self._store, path, outcome.dumps()):
-            return outcome
-        return ClipOutcome.loads(await get(self._store, path))
+        return await commit_outcome(self._store, f"{self._prefix}clips", outcome)
 
     async def outcomes(self) -> dict[int, ClipOutcome]:
         """Return all recorded outcomes by clip index."""
-        paths = list(await sizes_below(self._store, f"{self._prefix}clips"))
-        found: list[ClipOutcome] = []
-        for at in range(0, len(paths), _READS_AT_ONCE):
-            some = await asyncio.gather(*(get(self._store, path) for path in paths[at : at + _READS_AT_ONCE]))
-            found += map(ClipOutcome.loads, some)
-        return {outcome.index: outcome for outcome in found}
+        return await recorded_outcomes(self._store, f"{self._prefix}clips")
+
+
+async def commit_outcome(store: ObjectStore, folder: str, outcome: ClipOutcome) -> ClipOutcome:
+    """Record the outcome in the folder unless its clip has one there; return the one that stands."""
+    path = f"{folder}/{outcome.index:06d}.json"
+    if await create(store, path, outcome.dumps()):
+        return outcome
+    return ClipOutcome.loads(await get(store, path))
+
+
+async def recorded_outcomes(store: ObjectStore, folder: str) -> dict[int, ClipOutcome]:
+    """Return all outcomes that are recorded in the folder, by clip index."""
+    found = map(ClipOutcome.loads, await get_all(store, list(await sizes_below(store, folder))))
+    return {outcome.index: outcome for outcome in found}
 
 
 def _conflict(recorded: dict[str, Any], asked: dict[str, Any]) -> OutputConflict:

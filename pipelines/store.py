@@ -1,7 +1,8 @@
 """Objects in a store, the same on a local directory, s3://, gs:// and az://; its errors become ours here, once."""
 
+import asyncio
 import tempfile
-from collections.abc import AsyncIterable, AsyncIterator, Iterator
+from collections.abc import AsyncIterable, AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
@@ -17,6 +18,8 @@ _PART_BYTES = 8 << 20
 """Size of the parts that a long object is sent to a store in; 10,000 of them are the most that S3 takes (80 GB)."""
 _PARTS_AT_ONCE = 2
 """Parts of one object in memory: uploads stay flat, and the client is the slower side."""
+
+_READS_AT_ONCE = 64
 
 
 def open_store(target: str) -> ObjectStore:
@@ -60,6 +63,14 @@ async def get(store: ObjectStore, path: str) -> bytes:
         return bytes(await (await obstore.get_async(store, path)).bytes_async())
 
 
+async def get_all(store: ObjectStore, paths: Sequence[str]) -> list[bytes]:
+    """Return the contents of many objects in the order of their paths, some at a time. Raises StorageFailed."""
+    found: list[bytes] = []
+    for at in range(0, len(paths), _READS_AT_ONCE):
+        found += await asyncio.gather(*(get(store, path) for path in paths[at : at + _READS_AT_ONCE]))
+    return found
+
+
 async def find(store: ObjectStore, path: str) -> bytes | None:
     """Return an object's content, None where there is no such object. Raises StorageFailed."""
     with _translated("read", path):
@@ -100,6 +111,16 @@ async def sizes_below(store: ObjectStore, prefix: str) -> dict[str, int]:
     """Return path and size in bytes of all objects below the prefix, in no order. Raises StorageFailed."""
     with _translated("list", prefix):
         return {meta["path"]: meta["size"] async for page in obstore.list(store, prefix) for meta in page}
+
+
+async def folders_below(store: ObjectStore, prefix: str) -> list[str]:
+    """Return the names right below the prefix that have objects below them, however many those are, in no order.
+
+    Raises StorageFailed.
+    """
+    with _translated("list", prefix):
+        listed = await obstore.list_with_delimiter_async(store, prefix)
+    return [folder.rstrip("/").rsplit("/", 1)[-1] for folder in listed["common_prefixes"]]
 
 
 @asynccontextmanager

@@ -6,7 +6,6 @@ Every sweep looks at the store alone and can be cut off or done twice at once, s
 import asyncio
 import logging
 import time
-from collections import defaultdict
 from dataclasses import dataclass
 
 from obstore.store import ObjectStore
@@ -48,18 +47,16 @@ async def sweep_forever(store: ObjectStore, files: Files, uploads: Uploads, *, e
 async def sweep(store: ObjectStore, files: Files, uploads: Uploads, *, now_s: float | None = None) -> Swept:
     """Remove what has had its time at `now_s` (seconds since 1970). Raises StorageFailed."""
     now_s = time.time() if now_s is None else now_s
-    below: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
-    for path in await objects.sizes_below(store, "owners"):
-        _, owner, kind, name = path.split("/", 3)
-        below[owner][kind].append(name)
     swept = Swept()
-    for owner, kinds in below.items():
+    for owner in await objects.folders_below(store, "owners"):
         principal = Principal(owner, Role.ADMIN)
-        for upload_id in {name.split("/", 1)[0] for name in kinds["uploads"]}:
+        for upload_id in await objects.folders_below(store, f"owners/{owner}/uploads"):
             swept.uploads += await uploads.remove_if_over(principal, upload_id, now_s)
+        # The sources first: one whose file is recorded meanwhile is not taken for nobody's.
+        sources = await objects.sizes_below(store, f"owners/{owner}/sources")
         kept: set[str] = set()
-        for name in kinds["files"]:
-            file = await _file(files, principal, name.removesuffix(".json"))
+        for record in await objects.sizes_below(store, f"owners/{owner}/files"):
+            file = await _file(files, principal, record.rsplit("/", 1)[-1].removesuffix(".json"))
             if file is None:
                 continue
             if file.expires_at is not None and file.expires_at <= now_s:
@@ -67,9 +64,8 @@ async def sweep(store: ObjectStore, files: Files, uploads: Uploads, *, now_s: fl
                 swept.files += 1
             else:
                 kept.add(file.source)
-        for name in kinds["sources"]:
-            path = f"owners/{owner}/sources/{name}"
-            if path not in kept and made_at_s(name) < now_s - _WRITING_S:
+        for path in sources:
+            if path not in kept and made_at_s(path.rsplit("/", 1)[-1]) < now_s - _WRITING_S:
                 await objects.delete(store, path)
                 swept.sources += 1
     return swept

@@ -4,8 +4,8 @@ Each object below the journal's prefix holds one or more events and is named by 
 so that of two runners that both think it is their turn only one writes on; the other finds its place taken and stops.
 """
 
-import asyncio
 import json
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -16,7 +16,6 @@ from deployments.errors import Deposed
 from pipelines import store as objects
 
 EventType = Literal["progress", "clip", "warning", "summary", "done"]
-_READS_AT_ONCE = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,16 +50,11 @@ class Journal:
 
     async def all_after(self, last_id: int) -> list[Event]:
         """Return every event behind `last_id`, many objects at a time."""
-        prefix = self._prefix.rstrip("/")
-        paths = sorted(await objects.sizes_below(self._store, prefix))
-        wanted = [path for path in paths if path > self._path(last_id)]
+        paths = sorted(await objects.sizes_below(self._store, self._prefix.rstrip("/")))
         # The object that holds `last_id` may go on behind it.
-        wanted = paths[max(0, len(paths) - len(wanted) - 1) :]
-        events: list[Event] = []
-        for at in range(0, len(wanted), _READS_AT_ONCE):
-            some = await asyncio.gather(*(objects.get(self._store, one) for one in wanted[at : at + _READS_AT_ONCE]))
-            events += [event for data in some for event in _loads(data) if event.id > last_id]
-        return events
+        first = max(0, bisect_right(paths, self._path(last_id)) - 1)
+        found = await objects.get_all(self._store, paths[first:])
+        return [event for data in found for event in _loads(data) if event.id > last_id]
 
     def _path(self, first_id: int) -> str:
         return f"{self._prefix}{first_id:08d}.json"

@@ -20,11 +20,10 @@ from typing import Any
 from obstore.store import ObjectStore
 
 from pipelines import store as objects
+from pipelines.ledger import commit_outcome, recorded_outcomes
 from pipelines.outcome import ClipOutcome
 from serve_app.analyses.journal import Journal
 from serve_app.analyses.request import AnalysisRequest
-
-_READS_AT_ONCE = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +71,7 @@ class AnalysisLedger:
     async def claims(self) -> list[Claim]:
         """Return the attempts, the first one first."""
         paths = sorted(await objects.sizes_below(self._store, f"{self._prefix}attempts"))
-        found = await asyncio.gather(*(objects.get(self._store, path) for path in paths))
+        found = await objects.get_all(self._store, paths)
         return [Claim(**json.loads(data)) for data in found]
 
     async def claim(self, claim: Claim) -> bool:
@@ -100,24 +99,16 @@ class AnalysisLedger:
     async def rounds(self) -> list[list[int]]:
         """Return the clips of each round after the plan."""
         paths = sorted(await objects.sizes_below(self._store, f"{self._prefix}rounds"))
-        found = await asyncio.gather(*(objects.get(self._store, path) for path in paths))
+        found = await objects.get_all(self._store, paths)
         return [json.loads(data) for data in found]
 
     async def commit(self, number: int, outcome: ClipOutcome) -> ClipOutcome:
         """Record the outcome unless the clip has one in this round; return the one that stands."""
-        path = f"{self._prefix}clips/{number:03d}/{outcome.index:06d}.json"
-        if await objects.create(self._store, path, outcome.dumps()):
-            return outcome
-        return ClipOutcome.loads(await objects.get(self._store, path))
+        return await commit_outcome(self._store, f"{self._prefix}clips/{number:03d}", outcome)
 
     async def outcomes(self, number: int) -> dict[int, ClipOutcome]:
         """Return all recorded outcomes of a round by clip index."""
-        paths = list(await objects.sizes_below(self._store, f"{self._prefix}clips/{number:03d}"))
-        found: list[ClipOutcome] = []
-        for at in range(0, len(paths), _READS_AT_ONCE):
-            some = await asyncio.gather(*(objects.get(self._store, path) for path in paths[at : at + _READS_AT_ONCE]))
-            found += map(ClipOutcome.loads, some)
-        return {outcome.index: outcome for outcome in found}
+        return await recorded_outcomes(self._store, f"{self._prefix}clips/{number:03d}")
 
     async def ask_cancel(self, number: int) -> None:
         await objects.create(self._store, f"{self._prefix}cancel.{number:03d}", b"")

@@ -151,8 +151,7 @@ class Analyses:
 
     async def page(self, principal: Principal, *, after: str | None, limit: int) -> Page:
         """Return at most `limit` of the owner's analyses, the newest first, those older than the id `after`."""
-        prefix = f"owners/{principal.owner}/analyses"
-        ids = {path.split("/")[3] for path in await objects.sizes_below(self._store, prefix)}
+        ids = await objects.folders_below(self._store, f"owners/{principal.owner}/analyses")
         wanted = sorted((one for one in ids if after is None or one < after), reverse=True)
         views: list[View] = []
         for at in range(0, min(len(wanted), limit), _READS_AT_ONCE):

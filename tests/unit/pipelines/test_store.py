@@ -87,3 +87,16 @@ def test_an_object_is_a_file_to_read(tmp_path: Path) -> None:
             assert path.exists() == (store is local), "a copy goes, the object stays"
 
     asyncio.run(run())
+
+
+def test_folders_are_named_without_what_lies_in_them(tmp_path: Path) -> None:
+    async def run() -> None:
+        store = open_store(str(tmp_path))
+        for path in ("a/one/x", "a/one/deep/y", "a/two/x", "a/file", "b/three/x"):
+            await objects.put(store, path, path.encode())
+        assert sorted(await objects.folders_below(store, "a")) == ["one", "two"]
+        assert await objects.folders_below(store, "nothing") == []
+        many = ["a/two/x", "a/one/x"] * 50
+        assert await objects.get_all(store, many) == [path.encode() for path in many]
+
+    asyncio.run(run())
