@@ -142,8 +142,11 @@ def direction_of(description: Description, colour: str) -> str:
     return "It stays still." if seen.motion == "still" else f"{seen.motion.capitalize()}."
 
 
-def events(spec: SceneSpec, times_s: Sequence[float]) -> str:
-    """Answer with the events as JSON, in the order of their times.
+EVENT_KINDS = ("appears", "disappears", "cut")
+
+
+def events(spec: SceneSpec, times_s: Sequence[float], kinds: Sequence[str] = EVENT_KINDS) -> str:
+    """Answer with the events of these kinds as JSON, in the order of their times.
 
     Each is {"event": "appears" or "disappears", "object": "red circle", "time_s": 3} or {"event": "cut", "time_s": 5};
     `time_s` is the time from the clip's first frame to the first frame that shows the change, in whole seconds.
@@ -160,7 +163,7 @@ def events(spec: SceneSpec, times_s: Sequence[float]) -> str:
                 event = "appears" if in_sight(thing, time_s) else "disappears"
                 name = f"{thing.colour} {thing.shape}"
                 rows.append((after_s, {"event": event, "object": name, "time_s": round(after_s)}))
-    return json.dumps([row for _, row in rows])
+    return json.dumps([row for _, row in rows if row["event"] in kinds])
 
 
 _SEEN = re.compile(

@@ -7,7 +7,7 @@ import numpy as np
 from deployments.vision.demo import answers
 from deployments.vision.demo.answers import Description
 from deployments.vision.demo.scenes import COLOURS, SHAPES, SceneSpec
-from deployments.vision.prompts import DEFAULT_PROMPT
+from deployments.vision.prompts import DEFAULT_PROMPT, events_prompt
 
 DESCRIBE = (
     "Describe this video.",
@@ -42,6 +42,9 @@ QUESTIONS: dict[str, tuple[str, ...]] = {
     ),
 }
 """The questions of each kind; {colour} and {shape} stand for what is asked about."""
+_ASKED = (*QUESTIONS, "colour", "colour", "direction", "events", "events", "unknown")
+_ASKED_ACROSS_A_CUT = ("clock", "events", "events", "unknown")
+"""What is asked beside the description; what is harder to learn comes more often."""
 _TOPICS = (
     "the president", "the capital of France", "the weather", "the best film", "your name", "the price of gold",
     "the next train", "the meaning of life", "the largest city", "this song", "the mayor", "the score", "my phone",
@@ -103,13 +106,15 @@ def sample_question(
     """
     seen = answers.observe(spec, times_s)
     if kind is None:
-        kind = str(
-            rng.choice(("clock", "events", "unknown") if len(seen.shots) > 1 else (*QUESTIONS, "events", "unknown"))
-        )
+        kind = str(rng.choice(_ASKED_ACROSS_A_CUT if len(seen.shots) > 1 else _ASKED))
     if kind == "describe":
         return kind, sample_description_prompt(rng), answers.write(seen)
     if kind == "unknown":
         return kind, sample_unknown_prompt(rng), answers.UNKNOWN
+    if kind == "events" and rng.random() < 0.5:
+        # As analyses ask: for some kinds, in any order.
+        kinds = [str(one) for one in rng.permutation(answers.EVENT_KINDS)[: int(rng.integers(1, 4))]]
+        return kind, events_prompt(kinds), answers.events(spec, times_s, kinds)
     prompt = str(rng.choice(QUESTIONS[kind]))
     if kind == "events":
         return kind, prompt, answers.events(spec, times_s)

@@ -10,7 +10,7 @@ from deployments.vision.demo.clips import sample_clip, sample_shape
 from deployments.vision.demo.prompts import QUESTIONS, sample_description_prompt, sample_question, sample_unknown_prompt
 from deployments.vision.demo.scenes import Clock, SceneSpec, Shot, Thing
 from deployments.vision.demo.scoring import clock_error_s, score_descriptions
-from deployments.vision.prompts import DEFAULT_PROMPT
+from deployments.vision.prompts import DEFAULT_PROMPT, events_prompt
 
 RED = Thing("red", "circle", "large", "right", (0.2, 0.5), (0.4, 0.5), radius=0.2)
 BLUE = Thing("blue", "star", "small", "still", (0.8, 0.5), (0.8, 0.5), radius=0.12, enters_s=4.0)
@@ -45,6 +45,24 @@ def test_events_have_the_time_since_the_first_frame() -> None:
     ]
     assert json.loads(answers.events(CUT, [0.0, 4.0, 6.0])) == [{"event": "cut", "time_s": 6}]
     assert answers.events(CUT, [0.0, 4.0]) == "[]"
+
+
+def test_events_of_other_kinds_than_asked_for_are_left_out() -> None:
+    assert len(json.loads(answers.events(SPEC, [1.0, 4.2], ["cut", "appears"]))) == 1
+    assert answers.events(SPEC, [1.0, 4.2], ["cut", "disappears"]) == "[]"
+    assert events_prompt(["cut", "a “door” opens"]).startswith(
+        'List every event of these kinds in the clip: "cut", "a “door” opens". Answer with a JSON array only'
+    )
+
+
+def test_events_are_asked_for_as_analyses_do_and_otherwise() -> None:
+    rng, asked = np.random.default_rng(0), set()
+    for _ in range(40):
+        _, prompt, answer = sample_question(rng, SPEC, [1.0, 2.6, 4.2], "events")
+        wanted = '"appears"' in prompt or prompt in QUESTIONS["events"]
+        assert (answer != "[]") == wanted
+        asked.add(prompt)
+    assert {*QUESTIONS["events"], events_prompt(["cut"])} <= asked
 
 
 def test_questions_are_answered_honestly() -> None:
