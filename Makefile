@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+DEMO_RUN := --out build/demo-model/checkpoint --state build/demo-model/state --vision-steps 3600 --coarse-from 5000
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo serve lint format test test-chaos test-gpu demo-model eval-demo bench bench-pipeline bench-decode bench-memory bench-timeline bench-uploads bench-chaos readme lock clean
@@ -47,8 +48,8 @@ test-gpu: $(READY) ## the tests that need a CUDA device
 	@$(BIN)/python -m pytest -m gpu
 
 demo-model: $(READY) ## train a demo checkpoint anew, into build/demo-model/checkpoint
-	@$(BIN)/python -m deployments.vision.demo.train --out build/demo-model/checkpoint --state build/demo-model/state \
-	  --steps 7000 --vision-steps 3600 --coarse-from 5000 --rate 2e-3
+	@$(BIN)/python -m deployments.vision.demo.train $(DEMO_RUN) --steps 7000 --rate 2e-3
+	@$(BIN)/python -m deployments.vision.demo.train $(DEMO_RUN) --steps 9000 --rate 1e-3 --questions 4 --resume
 
 eval-demo: $(READY) ## measure the demo checkpoint on held-out scenes, from arrays and through files
 	@$(BIN)/python -m benchmarks.demo_model

@@ -284,7 +284,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--clients", type=int, default=4, help="that upload at once")
     parser.add_argument("--gib", type=float, default=1.0, help="size of each one's video")
-    parser.add_argument("--part-mib", type=int, default=16, help="size of a part")
+    parser.add_argument("--part-mib", type=int, default=8, help="size of a part")
     parser.add_argument("--cuts", type=int, default=20, help="of each client's connections")
     parser.add_argument("--dry-run", action="store_true", help="print the figures and write no file")
     args = parser.parse_args()

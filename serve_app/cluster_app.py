@@ -19,6 +19,16 @@ from pipelines.ray_console import quiet_ray_console
 
 DEPLOY_DEADLINE_S = 300.0
 _POLL_S = 0.1
+_RAY_ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    # Serve's proxy, a process of Ray's, holds whole request bodies. With a heap per thread it would keep most of them,
+    # and by default glibc keeps blocks up to the size of the largest one freed: this is `pipelines/native_heap.py`
+    # for processes that are not ours.
+    "MALLOC_ARENA_MAX": "2",
+    "MALLOC_MMAP_THRESHOLD_": str(2**20),
+    "MALLOC_TRIM_THRESHOLD_": str(2**20),
+}
+"""What the processes of a Ray that is started here find in their environment, unless it says otherwise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,9 +66,8 @@ def connected_app(address: str) -> Iterator[None]:
 @contextlib.contextmanager
 def _connection(address: str, **options: Any) -> Iterator[str]:
     quiet_ray_console()
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    # Serve's proxy, a process of Ray's, holds whole request bodies: with a heap per thread it would keep most of them.
-    os.environ.setdefault("MALLOC_ARENA_MAX", "2")
+    for name, value in _RAY_ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
     try:
         context = ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False, **options)
     except (ConnectionError, RuntimeError, ValueError) as error:

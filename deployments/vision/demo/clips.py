@@ -14,7 +14,9 @@ from deployments.vision.demo.video import recode
 
 FRAME_SIZES = ((196, 112), (168, 112), (140, 140), (112, 196))
 """What 16:9, 4:3, 1:1 and 9:16 videos are decoded at."""
-_SIZE_ODDS = (0.6, 0.18, 0.12, 0.1)
+_SIZE_ODDS = (0.5, 0.2, 0.16, 0.14)
+_STRETCHES = (0.87, 1.1)
+"""Grids keep the aspect ratio only roughly: a 4:3 film's frames are drawn out to 3:2, that is 0.89."""
 _FRAME_COUNTS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16)
 _FRAME_ODDS = (0.1, 0.12, 0.06, 0.24, 0.06, 0.1, 0.14, 0.13, 0.03, 0.02)
 
@@ -51,7 +53,7 @@ def sample_clip(
     the clips is drawn larger, put through H.264 and scaled down bicubically, as happens to a real file.
     """
     seconds_per_frame = float(rng.uniform(0.5, 2.5))
-    stretch = float(rng.uniform(0.94, 1.08))  # grids keep the aspect ratio only roughly
+    stretch = float(rng.uniform(*_STRETCHES))
     aspect = size[0] / size[1] * stretch
     spec = sample_spec(rng, duration_s=count * seconds_per_frame, aspect=aspect, mix=mix, combinations=combinations)
     times_s = np.asarray((np.arange(count) + rng.uniform(0, 0.95)) * seconds_per_frame, np.float64)
