@@ -126,7 +126,8 @@ def test_every_kind_of_question_has_an_answer(kind: str) -> None:
         if len(clip.spec.shots) == 1:
             told, prompt, answer = sample_question(rng, clip.spec, clip.times_s.tolist(), kind)
             assert told == kind
-            assert "{colour}" not in prompt and "{shape}" not in prompt
+            assert "{colour}" not in prompt
+            assert "{shape}" not in prompt
             assert answer
             answered.add(answer)
     assert len(answered) > (0 if kind == "unknown" else 1)
