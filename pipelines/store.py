@@ -1,14 +1,16 @@
 """Objects in a store, the same on a local directory, s3://, gs:// and az://; its errors become ours here, once."""
 
 import asyncio
+import shutil
 import tempfile
 from collections.abc import AsyncIterable, AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError
-from obstore.store import LocalStore, ObjectStore, from_url
+from obstore.store import AzureStore, GCSStore, LocalStore, MemoryStore, ObjectStore, S3Store, from_url
 
 from deployments.errors import InvalidInput, StorageFailed
 
@@ -20,6 +22,21 @@ _PARTS_AT_ONCE = 2
 """Parts of one object in memory: uploads stay flat, and the client is the slower side."""
 
 _READS_AT_ONCE = 64
+
+_KINDS: dict[type, str] = {
+    LocalStore: "local",
+    MemoryStore: "memory",
+    S3Store: "s3",
+    GCSStore: "gs",
+    AzureStore: "az",
+}
+
+
+class Listed(NamedTuple):
+    """An object in a listing: when it was written (seconds since 1970, the store's clock), and which content it has."""
+
+    modified_s: float
+    e_tag: str | None
 
 
 def open_store(target: str) -> ObjectStore:
@@ -33,6 +50,19 @@ def open_store(target: str) -> ObjectStore:
         return LocalStore(path.resolve(), mkdir=True)
     except (BaseError, OSError, ValueError) as error:
         raise InvalidInput(f"output must be a writable directory or an object store's URL, got {target}") from error
+
+
+def kind_of(store: ObjectStore) -> str:
+    """Return what kind of store it is, without saying where."""
+    return next((kind for cls, kind in _KINDS.items() if isinstance(store, cls)), "other")
+
+
+def free_bytes(store: ObjectStore) -> int | None:
+    """Return the room left on a local store's disk, None for a store that has no such end. Raises StorageFailed."""
+    if not isinstance(store, LocalStore):
+        return None
+    with _translated("measure", "the disk"):
+        return shutil.disk_usage(str(store.prefix)).free
 
 
 async def create(store: ObjectStore, path: str, data: bytes) -> bool:
@@ -111,6 +141,16 @@ async def sizes_below(store: ObjectStore, prefix: str) -> dict[str, int]:
     """Return path and size in bytes of all objects below the prefix, in no order. Raises StorageFailed."""
     with _translated("list", prefix):
         return {meta["path"]: meta["size"] async for page in obstore.list(store, prefix) for meta in page}
+
+
+async def listed_below(store: ObjectStore, prefix: str) -> dict[str, Listed]:
+    """Return what a listing says of all objects below the prefix by path, in no order. Raises StorageFailed."""
+    with _translated("list", prefix):
+        return {
+            meta["path"]: Listed(meta["last_modified"].timestamp(), meta["e_tag"])
+            async for page in obstore.list(store, prefix)
+            for meta in page
+        }
 
 
 async def folders_below(store: ObjectStore, prefix: str) -> list[str]:

@@ -12,9 +12,7 @@ from deployments.vision.client import deployment_name
 from deployments.vision.deployment import VisionModel
 from serve_app.gateway import Gateway
 from serve_app.runner import AnalysisRunner
-from serve_app.settings import MODEL, AppArgs
-
-GATEWAY, RUNNER = "gateway", "runner"
+from serve_app.settings import GATEWAY, MODEL, RUNNER, AppArgs
 
 
 def build_app(args: AppArgs) -> Application:

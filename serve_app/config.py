@@ -12,8 +12,7 @@ from deployments.errors import InvalidConfig
 from deployments.settings import VisionTuning
 from deployments.validation import parse
 from deployments.vision.client import APP_NAME, deployment_name
-from serve_app.app import GATEWAY, RUNNER
-from serve_app.settings import AppArgs
+from serve_app.settings import GATEWAY, RUNNER, AppArgs
 
 IMPORT_PATH = "serve_app.app:build_app"
 

@@ -10,14 +10,13 @@ Another owner's file is not found, like one that never was.
 import asyncio
 import hashlib
 import json
-import shutil
 import time
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from obstore.store import LocalStore, ObjectStore
+from obstore.store import ObjectStore
 
 from deployments.errors import InvalidInput, NotFound, StorageFull, TooLarge
 from pipelines import store as objects
@@ -190,10 +189,8 @@ class Files:
 
     def require_room(self, wanted_bytes: int) -> None:
         """Raise StorageFull when a local store has no room for this and what must always be left."""
-        if not isinstance(self._store, LocalStore):
-            return
-        free_bytes = shutil.disk_usage(str(self._store.prefix)).free
-        if free_bytes - wanted_bytes < _MIN_FREE_BYTES:
+        free_bytes = objects.free_bytes(self._store)
+        if free_bytes is not None and free_bytes - wanted_bytes < _MIN_FREE_BYTES:
             raise StorageFull(
                 f"expected room for {wanted_bytes} bytes beside {_MIN_FREE_BYTES >> 20} MiB kept free, got "
                 f"{free_bytes} bytes in all"

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import functools
 import logging
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -22,10 +23,13 @@ from pipelines.sandbox import Sandbox
 from pipelines.video import VideoInfo
 from serve_app.analyses.service import Analyses
 from serve_app.api.app import create_app
+from serve_app.figures import UploadFigures
 from serve_app.files import Files
-from serve_app.janitor import sweep_forever
+from serve_app.janitor import Swept, sweep_forever
 from serve_app.principal import LOCAL, Principal
+from serve_app.replicas import count_replicas
 from serve_app.settings import MODEL, AppArgs
+from serve_app.stats import Sources, Statistics
 from serve_app.storage import open_storage, until_in_use
 from serve_app.uploads import Uploads
 
@@ -47,6 +51,8 @@ class Gateway:
         self._clients = {name.removeprefix(MODEL): VisionClient(handle) for name, handle in models.items()}
         self._last_known: dict[str, ModelStatus] = {}
         self._sandbox = Sandbox()
+        self._started_s = time.monotonic()
+        self._upload_figures = UploadFigures(pending=None, counted_at=None)
 
     def __serve_build_asgi_app__(self) -> Any:
         return create_app(self, behind_proxy=True)
@@ -79,6 +85,13 @@ class Gateway:
         infos = {name: model_info(name, settings) for name, settings in self._args.models.items()}
         return Analyses(self._store, self.files, infos, self._nudge)
 
+    @functools.cached_property
+    def stats(self) -> Statistics:
+        sources = Sources(
+            self.files, self.analyses, self.model_statuses, count_replicas, uploads=lambda: self._upload_figures
+        )
+        return Statistics(self._store, sources, started_s=self._started_s)
+
     @property
     def default_model(self) -> str:
         return self._args.default_model
@@ -94,7 +107,10 @@ class Gateway:
     async def _sweep(self) -> None:
         every_s = self._args.storage.sweep_every_s
         await until_in_use(self._args.storage, poll_s=every_s)
-        await sweep_forever(self._store, self.files, self.uploads, every_s=every_s)
+        await sweep_forever(self._store, self.files, self.uploads, every_s=every_s, on_swept=self._swept)
+
+    def _swept(self, swept: Swept) -> None:
+        self._upload_figures = UploadFigures(pending=swept.pending_uploads, counted_at=time.time())
 
     async def principal(self, authorization: str | None) -> Principal:
         # No keys are configured: whoever reaches the service is the one who runs it.

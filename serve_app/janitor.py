@@ -6,13 +6,15 @@ Every sweep looks at the store alone and can be cut off or done twice at once, s
 import asyncio
 import logging
 import time
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
 from obstore.store import ObjectStore
 
 from deployments.errors import AppError, NotFound
 from pipelines import store as objects
 from pipelines.ids import made_at_s
+from serve_app.analyses.reports import remove_old_reports
 from serve_app.files import Files, StoredFile
 from serve_app.principal import Principal, Role
 from serve_app.uploads import Uploads
@@ -25,18 +27,23 @@ _WRITING_S = 24 * 3600.0
 
 @dataclass(slots=True)
 class Swept:
-    """What one sweep removed."""
+    """What one sweep removed, and the uploads that it found pending."""
 
     files: int = 0
     uploads: int = 0
     sources: int = 0
+    reports: int = 0
+    pending_uploads: int = field(default=0, compare=False)
 
 
-async def sweep_forever(store: ObjectStore, files: Files, uploads: Uploads, *, every_s: float) -> None:
+async def sweep_forever(
+    store: ObjectStore, files: Files, uploads: Uploads, *, every_s: float, on_swept: Callable[[Swept], None]
+) -> None:
     """Sweep now and then until cancelled; a store that does not answer is swept the next time."""
     while True:
         try:
             swept = await sweep(store, files, uploads)
+            on_swept(swept)
             if swept != Swept():
                 logger.info("swept", extra={name: getattr(swept, name) for name in Swept.__slots__})
         except AppError as error:
@@ -51,7 +58,9 @@ async def sweep(store: ObjectStore, files: Files, uploads: Uploads, *, now_s: fl
     for owner in await objects.folders_below(store, "owners"):
         principal = Principal(owner, Role.ADMIN)
         for upload_id in await objects.folders_below(store, f"owners/{owner}/uploads"):
-            swept.uploads += await uploads.remove_if_over(principal, upload_id, now_s)
+            state = await uploads.remove_if_over(principal, upload_id, now_s)
+            swept.uploads += state is None
+            swept.pending_uploads += state == "pending"
         # The sources first: one whose file is recorded meanwhile is not taken for nobody's.
         sources = await objects.sizes_below(store, f"owners/{owner}/sources")
         kept: set[str] = set()
@@ -68,6 +77,7 @@ async def sweep(store: ObjectStore, files: Files, uploads: Uploads, *, now_s: fl
             if path not in kept and made_at_s(path.rsplit("/", 1)[-1]) < now_s - _WRITING_S:
                 await objects.delete(store, path)
                 swept.sources += 1
+    swept.reports = await remove_old_reports(store, now_s)
     return swept
 
 

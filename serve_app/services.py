@@ -7,6 +7,7 @@ from deployments.vision.deployment import ModelStatus
 from serve_app.analyses.service import Analyses
 from serve_app.files import Files
 from serve_app.principal import Principal
+from serve_app.stats import Statistics
 from serve_app.uploads import Uploads
 
 
@@ -22,6 +23,9 @@ class Services(Protocol):
 
     @property
     def analyses(self) -> Analyses: ...
+
+    @property
+    def stats(self) -> Statistics: ...
 
     @property
     def default_model(self) -> str:

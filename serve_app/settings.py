@@ -6,6 +6,8 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from deployments.settings import VisionSettings
 
+GATEWAY, RUNNER = "gateway", "runner"
+"""The deployments beside those of the models, as serve_config.yaml must spell them."""
 MODEL = "model:"
 """What the keyword argument with a model's handle begins with, so that no model's name is one of Python's."""
 ModelName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]{0,62}$")]

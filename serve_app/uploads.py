@@ -174,15 +174,15 @@ class Uploads:
         """Return the owner's upload that still takes parts. Raises NotFound, UploadConflict."""
         return _require_pending(await self.get(principal, upload_id))
 
-    async def remove_if_over(self, principal: Principal, upload_id: str, now_s: float) -> bool:
+    async def remove_if_over(self, principal: Principal, upload_id: str, now_s: float) -> State | None:
         """Remove every trace of an upload that expired before `now_s`, and the parts of one that has ended.
 
-        What it was stays known until it expires, for clients that ask again. Returns whether it is gone.
+        What it was stays known until it expires, for clients that ask again. Returns its state, None when it is gone.
         """
         try:
             upload = await self.get(principal, upload_id)
         except NotFound:
-            return False  # removed meanwhile
+            return None  # removed meanwhile
         over = upload.announced.expires_at <= now_s
         if over or upload.state != "pending":
             await self._remove_parts(principal, upload_id)
@@ -190,7 +190,7 @@ class Uploads:
             # What says that it was is removed last, so that a sweep that is cut off is taken up again.
             await objects.delete(self._store, f"{_below(principal, upload_id)}end.json")
             await objects.delete(self._store, f"{_below(principal, upload_id)}upload.json")
-        return over
+        return None if over else upload.state
 
     async def _end(self, principal: Principal, upload_id: str, file_id: str | None) -> None:
         end = json.dumps({"file_id": file_id}).encode()

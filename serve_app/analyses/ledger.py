@@ -145,6 +145,16 @@ def released(claim: Claim) -> bytes:
     return f"{claim.attempt} released".encode()
 
 
+async def queue_times(store: ObjectStore) -> dict[str, float]:
+    """Return the analyses with a round that is not done, and since when, in seconds since 1970 by the store's clock."""
+    since: dict[str, float] = {}
+    for path, listed in (await objects.listed_below(store, "queue")).items():
+        analysis_id = path.removeprefix("queue/").partition(".")[0]
+        # The round before may not be cleaned up yet.
+        since[analysis_id] = max(listed.modified_s, since.get(analysis_id, 0.0))
+    return since
+
+
 async def queued(store: ObjectStore) -> list[tuple[AnalysisLedger, int]]:
     """Return the rounds of analyses that are not done, the oldest first."""
     paths = sorted(await objects.sizes_below(store, "queue"))

@@ -25,6 +25,7 @@ from serve_app.analyses.ledger import AnalysisLedger, Claim
 from serve_app.analyses.progress import Progress
 from serve_app.analyses.request import AnalysisRequest
 from serve_app.analyses.scribe import Scribe
+from serve_app.analyses.tally import Tally
 
 _MOST_BARREN_ATTEMPTS = 5
 _STOP_POLL_S = 0.5
@@ -33,13 +34,14 @@ _CACHE_READS_AT_ONCE = 32
 
 @dataclass(frozen=True, slots=True)
 class Means:
-    """What a run works with; `in_flight` is shared by all runs of a runner."""
+    """What a run works with; `in_flight` and `tally` are shared by all runs of a runner."""
 
     store: ObjectStore
     model: ModelInfo
     describer: Describer
     in_flight: asyncio.Semaphore
     decode_cpus: float
+    tally: Tally
 
 
 class Run:
@@ -53,6 +55,7 @@ class Run:
         self._cache = CaptionCache(means.store, request, means.model)
         self._begun_s = time.perf_counter()
         self._round = 0
+        self._first_caption_due = False
         self._outcomes: dict[int, ClipOutcome] = {}
         """Those that stand, over all rounds."""
         self._recording: set[asyncio.Task[None]] = set()
@@ -77,6 +80,7 @@ class Run:
             await scribe.tell(
                 "done", {"round": self._round, "status": result["status"], "coverage": result["coverage"]}
             )
+            self._means.tally.finished(result["status"])
         await self._ledger.dequeue(self._round)
 
     async def _describe(
@@ -92,6 +96,7 @@ class Run:
         recorded = await self._ledger.outcomes(self._round)
         told = {event.data["index"] for event in events if event.type == "clip" and event.data["round"] == self._round}
         self._outcomes |= {index: outcome for index, outcome in recorded.items() if index in told}
+        self._first_caption_due = self._round == 0 and progress.first_caption_at is None
         failed = sum(outcome.error is not None for outcome in self._outcomes.values())
         # The first event of an attempt is its fence: a runner that was deposed cannot write behind it.
         await scribe.tell(
@@ -207,6 +212,10 @@ class Run:
     async def _tell_clip(self, scribe: Scribe, outcome: ClipOutcome) -> None:
         self._outcomes[outcome.index] = outcome
         await scribe.tell("clip", outcome.as_json() | {"round": self._round})
+        self._means.tally.clip(self._means.model.name, outcome)
+        if self._first_caption_due and outcome.error is None:
+            self._first_caption_due = False
+            self._means.tally.first_caption(time.time() - self._request.created_at)
 
     def _result(self, clips: list[ClipPlan], stopped: AppError | None) -> dict[str, Any]:
         """Return the result; clips that were not reached are rows with the reason."""

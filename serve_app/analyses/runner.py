@@ -17,7 +17,9 @@ from deployments.errors import AppError, Deposed, StorageFailed, UnknownModel
 from deployments.retry import RetryPolicy
 from pipelines.describe import Describer
 from serve_app.analyses.ledger import AnalysisLedger, Claim, queued, released
+from serve_app.analyses.reports import REPORT_S, Reporter
 from serve_app.analyses.run import Means, Run
+from serve_app.analyses.tally import Metered, Tally
 
 logger = logging.getLogger("ray.serve.vidray.runner")
 
@@ -34,6 +36,7 @@ class RunnerSettings:
     lease_s: float = 30.0
     beat_s: float = 5.0
     poll_s: float = 1.0
+    report_s: float = REPORT_S
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,10 +64,14 @@ class Runner:
         settings: RunnerSettings,
     ) -> None:
         self._store = store
-        self._models = models
         self._node = node
         self._settings = settings
         self._name = uuid.uuid4().hex
+        self._tally = Tally(self._name)
+        self._reporter = Reporter(store, self._tally, settings.report_s)
+        self._models = {
+            name: (info, Metered(describer, self._tally, name)) for name, (info, describer) in models.items()
+        }
         self._in_flight = asyncio.Semaphore(settings.in_flight_clips)
         self._running: dict[str, asyncio.Task[None]] = {}
         self._failures: dict[str, _Failures] = {}
@@ -85,6 +92,7 @@ class Runner:
         """Work until cancelled; then stop what runs and give it free for others."""
         try:
             while True:
+                await self._report()
                 try:
                     await self._take_what_is_free()
                 except AppError as error:
@@ -99,6 +107,13 @@ class Runner:
             for task in self._running.values():
                 task.cancel()
             await asyncio.gather(*self._running.values(), return_exceptions=True)
+            await self._report(last=True)
+
+    async def _report(self, *, last: bool = False) -> None:
+        try:
+            await self._reporter.report([] if last else list(self._running), last=last)
+        except StorageFailed as error:
+            logger.warning("report cannot be written", exc_info=error)
 
     async def _take_what_is_free(self) -> None:
         waiting = await queued(self._store)
@@ -127,15 +142,19 @@ class Runner:
     async def _claim(self, ledger: AnalysisLedger) -> Claim | None:
         """Return our claim of the analysis, None where another runner holds it."""
         claims = await ledger.claims()
-        if claims and not await self._is_free(ledger, claims[-1]):
+        beat = await ledger.last_beat() if claims else None
+        given_free = not claims or beat == released(claims[-1])
+        if not given_free and not self._is_lost(ledger, claims[-1], beat):
             return None
         claim = Claim(len(claims) + 1, self._name, self._node.id)
-        return claim if await ledger.claim(claim) else None
+        if not await ledger.claim(claim):
+            return None
+        self._tally.attempt(taken_over=not given_free)
+        return claim
 
-    async def _is_free(self, ledger: AnalysisLedger, last: Claim) -> bool:
-        """Whether the last claim's runner gave it free, was on a node that is gone, or has not shown itself."""
-        beat = await ledger.last_beat()
-        if beat == released(last) or last.node not in self._node.alive():
+    def _is_lost(self, ledger: AnalysisLedger, last: Claim, beat: bytes | None) -> bool:
+        """Whether the last claim's runner was on a node that is gone, or has not shown itself."""
+        if last.node not in self._node.alive():
             return True
         known, since_s = self._seen_beats.get(ledger.analysis_id, (b"", 0.0))
         if known != beat or not since_s:
@@ -181,7 +200,7 @@ class Runner:
             # Another runner may have it, or the next config: it waits in the queue.
             raise UnknownModel(f"expected one of the models {', '.join(sorted(self._models))}, got {name!r}")
         model, describer = self._models[name]
-        means = Means(self._store, model, describer, self._in_flight, self._settings.decode_cpus)
+        means = Means(self._store, model, describer, self._in_flight, self._settings.decode_cpus, self._tally)
         await Run(ledger, claim, request, means).work()
 
     async def _beat(self, ledger: AnalysisLedger, claim: Claim) -> None:

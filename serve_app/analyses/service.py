@@ -71,6 +71,8 @@ class Analyses:
         self._models = models
         self._nudge = nudge
         self._watch = Watch()
+        self.submitted = 0
+        """Analyses accepted here since the start; one that a key names again is none."""
         self._followed: OrderedDict[str, tuple[AnalysisRequest, Progress, asyncio.Lock]] = OrderedDict()
 
     async def submit(self, principal: Principal, asked: Asked) -> View:
@@ -101,7 +103,7 @@ class Analyses:
             options=asked.options,
             metadata=asked.metadata,
         )
-        await self._ledger(principal, request.id).submit(request)
+        self.submitted += await self._ledger(principal, request.id).submit(request) is request
         await self._nudge()
         return await self.get(principal, request.id)
 
@@ -180,6 +182,11 @@ class Analyses:
         journal = self._ledger(principal, analysis_id).journal
         async for events in self._watch.events(analysis_id, journal, after):
             yield events
+
+    @property
+    def watchers(self) -> int:
+        """How many watch an analysis here and wait for what comes next."""
+        return self._watch.watchers
 
     async def cancel(self, principal: Principal, analysis_id: str) -> View:
         """Ask for the end; one that is done stays as it is. Raises NotFound."""

@@ -57,6 +57,10 @@ class Watch:
     def __init__(self) -> None:
         self._tails: dict[str, _Tail] = {}
 
+    @property
+    def watchers(self) -> int:
+        return sum(tail.watchers for tail in self._tails.values())
+
     async def events(self, analysis_id: str, journal: Journal, after: int) -> AsyncIterator[list[Event]]:
         """Yield every event behind the id `after` once and in order, some at a time; end behind the last `done`."""
         events = await journal.all_after(after)

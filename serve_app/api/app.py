@@ -6,12 +6,12 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 
-from serve_app.api import analyses, events, files, health, uploads
+from serve_app.api import analyses, events, files, health, metrics, stats, uploads
 from serve_app.api.errors import ErrorAnswer, add_error_handlers
 from serve_app.api.request_log import RequestLog
 from serve_app.services import Services
 
-ROUTERS = (health.router, files.router, uploads.router, analyses.router, events.router)
+ROUTERS = (health.router, files.router, uploads.router, analyses.router, events.router, stats.router, metrics.router)
 
 
 def create_app(services: Services, *, behind_proxy: bool = False) -> FastAPI:
@@ -34,7 +34,8 @@ def create_app(services: Services, *, behind_proxy: bool = False) -> FastAPI:
     )
     app.state.services = services
     app.state.routers = ROUTERS
-    app.add_middleware(RequestLog, behind_proxy=behind_proxy)
+    app.state.metrics = metrics.HttpMetrics()
+    app.add_middleware(RequestLog, behind_proxy=behind_proxy, metrics=app.state.metrics)
     add_error_handlers(app)
     for router in ROUTERS:
         app.include_router(router)

@@ -1,4 +1,4 @@
-"""Give every request an id, log its end, and answer for what nobody foresaw."""
+"""Give every request an id, log and count its end, and answer for what nobody foresaw."""
 
 import logging
 import re
@@ -9,11 +9,12 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serve_app.api.errors import error_answer
+from serve_app.api.metrics import HttpMetrics
 
 logger = logging.getLogger("ray.serve.vidray.gateway")
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
-_QUIET = ("/livez", "/readyz")
+_QUIET = ("/livez", "/readyz", "/metrics", "/v1/stats")
 """What is asked every few seconds by machines and worth no line when it goes well."""
 _GONE = 499
 """What the log says of a client that left before it had an answer; nginx's number for it."""
@@ -25,9 +26,10 @@ class RequestLog:
     A line has no query, header or body: those may hold what is nobody else's business.
     """
 
-    def __init__(self, app: ASGIApp, *, behind_proxy: bool) -> None:
+    def __init__(self, app: ASGIApp, *, behind_proxy: bool, metrics: HttpMetrics) -> None:
         self._app = app
         self._behind_proxy = behind_proxy
+        self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -36,18 +38,25 @@ class RequestLog:
         request = Request(scope)
         given = request.headers.get("x-request-id", "")
         request.state.request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
-        status, begun_s = 0, time.perf_counter()
+        status, body_bytes, begun_s = 0, 0, time.perf_counter()
+        answered_s: float | None = None
+
+        async def receive_counted() -> Message:
+            nonlocal body_bytes
+            message = await receive()
+            body_bytes += len(message.get("body", b""))
+            return message
 
         async def send_with_id(message: Message) -> None:
-            nonlocal status
+            nonlocal status, answered_s
             if message["type"] == "http.response.start":
-                status = message["status"]
+                status, answered_s = message["status"], time.perf_counter()
                 if not self._behind_proxy:
                     message["headers"].append((b"x-request-id", request.state.request_id.encode()))
             await send(message)
 
         try:
-            await self._app(scope, receive, send_with_id)
+            await self._app(scope, receive_counted, send_with_id)
         except ClientDisconnect:
             status = status or _GONE
         except Exception as error:
@@ -57,14 +66,17 @@ class RequestLog:
             message = "an unexpected error; the log holds it under this request id"
             await error_answer(request, 500, message, "internal_error")(scope, receive, send_with_id)
         finally:
+            ended_s = time.perf_counter()
+            route = getattr(request.scope.get("route"), "path", None)
+            answer_s = (answered_s or ended_s) - begun_s
+            self._metrics.answered(request.method, route, status, answer_s=answer_s, body_bytes=body_bytes)
             if request.url.path not in _QUIET or status >= 400:
-                self._log(request, status, time.perf_counter() - begun_s)
+                self._log(request, route, status, ended_s - begun_s)
 
-    def _log(self, request: Request, status: int, took_s: float) -> None:
-        route = request.scope.get("route")
+    def _log(self, request: Request, route: str | None, status: int, took_s: float) -> None:
         fields = {
             "method": request.method,
-            "route": getattr(route, "path", "unknown"),
+            "route": route or "unknown",
             "status": status,
             "took_s": round(took_s, 4),
             "request_id": request.state.request_id,

@@ -1,6 +1,7 @@
 """The services behind the HTTP app without Ray: real files and uploads in any store, models and keys made up."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -15,8 +16,10 @@ from pipelines.sandbox import Sandbox
 from pipelines.video import VideoInfo
 from serve_app.analyses.runner import Node, Runner, RunnerSettings
 from serve_app.analyses.service import Analyses
+from serve_app.figures import UploadFigures
 from serve_app.files import Files
 from serve_app.principal import LOCAL, Principal, Role
+from serve_app.stats import Replicas, Sources, Statistics
 from serve_app.uploads import Uploads
 
 MAX_FILE_BYTES, MAX_PART_BYTES, TTL_S = 400_000, 100_000, 3600
@@ -56,13 +59,19 @@ class FakeServices:
         self.default_model = next(iter(infos), "none")
         self.statuses = list(statuses)
         self.error: Exception | None = None
+        self.replicas = Replicas()
+        self.upload_figures = UploadFigures(pending=None, counted_at=None)
+        sources = Sources(
+            self.files, self.analyses, self.model_statuses, self._replicas, uploads=lambda: self.upload_figures
+        )
+        self.stats = Statistics(store, sources, started_s=time.monotonic())
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         models: dict[str, tuple[ModelInfo, Describer]] = {
             one.info.name: (one.info, self.model) for one in self.statuses
         }
-        runner = Runner(self._store, models, Node("node", lambda: {"node"}), RunnerSettings(poll_s=0.05))
+        runner = Runner(self._store, models, Node("node", lambda: {"node"}), RunnerSettings(poll_s=0.05, report_s=0.0))
         running = asyncio.create_task(runner.run_forever())
         try:
             yield
@@ -82,6 +91,9 @@ class FakeServices:
 
     async def _probe(self, path: Path) -> VideoInfo:
         return await asyncio.to_thread(self.sandbox.probe, path)
+
+    async def _replicas(self) -> Replicas:
+        return self.replicas
 
     async def model_statuses(self) -> list[ModelStatus]:
         if self.error:

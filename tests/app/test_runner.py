@@ -20,9 +20,11 @@ from pipelines.store import open_store, sizes_below
 from pipelines.video import VideoInfo
 from serve_app.analyses.journal import Event, Journal
 from serve_app.analyses.ledger import AnalysisLedger
+from serve_app.analyses.reports import Reports
 from serve_app.analyses.request import AnalysisOptions
 from serve_app.analyses.runner import Node, Runner, RunnerSettings
 from serve_app.analyses.service import Analyses, Asked, View
+from serve_app.analyses.tally import Report
 from serve_app.files import Files, Naming, StoredFile
 from serve_app.principal import Principal, Role
 from tests.app.fakes import FakeModel
@@ -31,7 +33,7 @@ pytestmark = [pytest.mark.timeout(60), pytest.mark.usefixtures("decoded_in_no_ti
 ANN, BOB = Principal("ann", Role.ANALYST), Principal("bob", Role.ANALYST)
 MODEL = model_info("sim", VisionSettings(engine="simulated"))
 CLIPS = 6
-QUICK = RunnerSettings(in_flight_clips=2, lease_s=0.5, beat_s=0.1, poll_s=0.05)
+QUICK = RunnerSettings(in_flight_clips=2, lease_s=0.5, beat_s=0.1, poll_s=0.05, report_s=0.0)
 
 
 class House:
@@ -78,6 +80,11 @@ class House:
 
 async def until(held: Callable[[], bool]) -> None:
     while not held():  # noqa: ASYNC110 (what is waited for tells nobody)
+        await asyncio.sleep(0.01)
+
+
+async def until_reported(house: House, held: Callable[[Report], bool]) -> None:
+    while not any(held(report) for report in await Reports(house.store).read()):  # noqa: ASYNC110
         await asyncio.sleep(0.01)
 
 
@@ -170,6 +177,17 @@ def test_what_a_killed_runner_left_is_gone_on_with(play: Play, monkeypatch: pyte
         assert sorted(clips) == list(range(CLIPS)), "each told once"
         assert len(house.model.calls) <= CLIPS + 3 * QUICK.in_flight_clips
         assert view.result["attempts"] == 4
+        await until_reported(house, lambda report: report.finished["completed"] == 1)
+        reports = await Reports(house.store).read()
+        assert len(reports) == 4, "those of the dead stand"
+        assert sum(report.described["sim"] for report in reports) == CLIPS, "each counted once"
+        assert sum(sum(report.first_caption.counts) for report in reports) == 1
+        assert [(report.attempts, report.takeovers) for report in sorted(reports, key=lambda one: one.at_s)] == [
+            (1, 0),
+            (1, 1),
+            (1, 1),
+            (1, 1),
+        ]
 
     play(scenario)
 

@@ -5,6 +5,7 @@ On a local directory and on a server that speaks S3.
 
 import asyncio
 import hashlib
+import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from pipelines.ids import made_at_s
 from pipelines.store import create, get, open_store, put, sizes_below
 from pipelines.video import VideoInfo
 from serve_app import files as files_module
+from serve_app.analyses.reports import Reporter, Reports
+from serve_app.analyses.tally import Tally
 from serve_app.files import Files, Naming
 from serve_app.janitor import Swept, sweep
 from serve_app.principal import Principal, Role
@@ -163,11 +166,13 @@ def test_abandoned_uploads_are_removed_when_they_expire(play: Play) -> None:
         await put(house.store, f"owners/bob/uploads/{completed.id}/parts/part_late", b"late")
         before = await sweep(house.store, house.files, house.uploads, now_s=abandoned.expires_at - 1)
         assert before == Swept()
+        assert before.pending_uploads == 1, "one has ended"
         assert len((await house.uploads.get(ANN, abandoned.id)).parts) == 1
         assert await sizes_below(house.store, f"owners/bob/uploads/{completed.id}/parts") == {}
         assert (await house.uploads.complete(BOB, completed.id, [part.id])).state == "completed"
         after = await sweep(house.store, house.files, house.uploads, now_s=abandoned.expires_at + 1)
         assert after == Swept(uploads=2)
+        assert after.pending_uploads == 0
         assert await house.kinds() == ["files", "sha256", "sources"], "the video stays"
 
     play(scenario)
@@ -182,6 +187,19 @@ def test_bytes_of_a_writer_that_died_are_removed_a_day_later(play: Play) -> None
         assert await sweep(house.store, house.files, house.uploads, now_s=made_at_s(stale) + day_s) == Swept()
         assert await sweep(house.store, house.files, house.uploads) == Swept(sources=1)
         assert [chunk async for chunk in house.files.content(file, 0, 5)] == [b"video"]
+
+    play(scenario)
+
+
+def test_the_report_of_a_runner_that_ended_is_removed_when_it_is_old(play: Play) -> None:
+    async def scenario(house: House) -> None:
+        await Reporter(house.store, Tally("dead"), every_s=0.0).report([])
+        hour_s = 3600.0
+        assert await sweep(house.store, house.files, house.uploads, now_s=time.time() + hour_s) == Swept()
+        [report] = await Reports(house.store).read()
+        assert report.runner == "dead"
+        assert await sweep(house.store, house.files, house.uploads, now_s=time.time() + 3 * hour_s) == Swept(reports=1)
+        assert await Reports(house.store).read() == []
 
     play(scenario)
 

@@ -9,6 +9,7 @@ from typing import Any
 import httpx2
 import pytest
 import ray
+from prometheus_client.parser import text_string_to_metric_families
 from ray.util.state import list_actors
 from websockets.sync.client import connect
 
@@ -77,6 +78,25 @@ def test_the_same_work_again_makes_no_call_of_the_model(url: str, file_id: str) 
     one = ask(url, file_id, "again")["id"]
     [*_, done] = watch(url, one)
     assert done["coverage"]["reused"] == CLIPS
+
+
+def test_the_figures_come_from_runner_replicas_and_ledger(url: str, file_id: str) -> None:
+    for _ in watch(url, ask(url, file_id, "figures")["id"]):
+        pass
+    give_up_s = time.monotonic() + 15
+    while (stats := httpx2.get(f"{url}/v1/stats").json())["clips"]["described"] < CLIPS:
+        assert time.monotonic() < give_up_s, stats
+        time.sleep(0.2)
+    one = {"running": 1, "wanted": 1}
+    assert (stats["gateway"]["replicas"], stats["runners"], stats["models"][0]["replicas"]) == (one, one, one)
+    assert stats["analyses"]["finished_last_hour"]["completed"] >= 1
+    assert stats["models"][0]["clips_queued"] == 0
+    assert stats["alerts"] == [] or {alert["code"] for alert in stats["alerts"]} == {"storage_nearly_full"}
+    text = httpx2.get(f"{url}/metrics").text
+    samples = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
+    described = [one.value for one in samples if one.labels.get("outcome") == "described"]
+    assert sum(described) >= CLIPS
+    assert {one.labels["route"] for one in samples if one.name == "vidray_http_requests_total"} >= {"/v1/analyses"}
 
 
 @pytest.mark.parametrize("deployment", ["runner", "vision-sim"])

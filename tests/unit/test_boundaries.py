@@ -30,6 +30,7 @@ FENCES: dict[str, tuple[str, ...]] = {
     "litellm": (),
     "fastapi": ("serve_app/",),
     "starlette": ("serve_app/",),
+    "prometheus_client": ("serve_app/api/metrics.py",),
     # The demo's sample video is written with PyAV; nothing hostile is decoded there.
     "av": (*DECODERS, "deployments/vision/demo/"),
     "decord": DECODERS,
@@ -66,11 +67,16 @@ WITHOUT_RAY = (
     "serve_app/uploads.py",
     "serve_app/janitor.py",
     "serve_app/principal.py",
+    "serve_app/alerts.py",
+    "serve_app/figures.py",
+    "serve_app/stats.py",
     "serve_app/analyses/journal.py",
     "serve_app/analyses/ledger.py",
     "serve_app/analyses/progress.py",
+    "serve_app/analyses/reports.py",
     "serve_app/analyses/request.py",
     "serve_app/analyses/service.py",
+    "serve_app/analyses/tally.py",
     "serve_app/analyses/watch.py",
 )
 MODULES = sorted(path.relative_to(ROOT).as_posix() for room in ROOMS for path in (ROOT / room).rglob("*.py"))
