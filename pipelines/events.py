@@ -11,20 +11,18 @@ MAX_TOKENS = 512
 """Longest answer about events: some 25 events, whatever the caption's own bound."""
 _MAX_OBJECT_CHARS = 200
 _MAX_SHOWN_CHARS = 80
-_FENCE = re.compile(r"\s*```(?:json)?[ \t]*\n(.*?)\n?[ \t]*```\s*", re.DOTALL)
+_FENCE = re.compile(r"\s*```(?:json)?\s(.*)```\s*", re.DOTALL)
 
 
 def _printable(kind: str) -> str:
     if not kind.isprintable() or kind != kind.strip():
-        raise ValueError(f"expected printable text without spaces around it, got {kind!r}")
+        raise ValueError(f"a kind of event must be printable text without spaces around it, got {kind!r}")
     return kind
 
 
 def _unique(kinds: tuple[str, ...]) -> tuple[str, ...]:
     if len(set(kinds)) < len(kinds):
-        raise ValueError(
-            f"expected each kind once, got {next(kind for kind in kinds if kinds.count(kind) > 1)!r} again"
-        )
+        raise ValueError(f"events must name each kind once, got {next(k for k in kinds if kinds.count(k) > 1)!r} again")
     return kinds
 
 

@@ -10,6 +10,7 @@ from obstore.store import ObjectStore
 from deployments.contracts import Caption, DescribeRequest, ModelInfo
 from deployments.errors import ClipRejected
 from deployments.vision.deployment import ModelStatus
+from deployments.vision.prompts import first_kind
 from pipelines.describe import Describer
 from pipelines.sandbox import Sandbox
 from pipelines.video import VideoInfo
@@ -23,11 +24,15 @@ MAX_FILE_BYTES, MAX_PART_BYTES, TTL_S = 400_000, 100_000, 3600
 
 
 class FakeModel:
-    """Says when a clip begins; `bad` clips (by their start) are rejected; held, it answers as often as it may."""
+    """Says when a clip begins; `bad` clips (by their start) are rejected; held, it answers as often as it may.
+
+    Asked for events, it says `events` about every clip.
+    """
 
     def __init__(self) -> None:
         self.calls: list[float] = []
         self.bad: set[float] = set()
+        self.events = "[]"
         self.held = False
         self.permits = asyncio.Semaphore(0)
 
@@ -39,7 +44,7 @@ class FakeModel:
             await self.permits.acquire()
         if start_s in self.bad:
             raise ClipRejected("not this one")
-        return Caption(f"{start_s:g}", 1, 1, "stop")
+        return Caption(f"{start_s:g}" if first_kind(request.prompt) is None else self.events, 1, 1, "stop")
 
 
 class FakeServices:
