@@ -26,6 +26,7 @@ from serve_app.files import Files
 from serve_app.janitor import sweep_forever
 from serve_app.principal import LOCAL, Principal
 from serve_app.settings import MODEL, AppArgs
+from serve_app.sources import Sources
 from serve_app.storage import open_storage, until_in_use
 from serve_app.uploads import Uploads
 
@@ -73,6 +74,10 @@ class Gateway:
     def uploads(self) -> Uploads:
         storage = self._args.storage
         return Uploads(self._store, self.files, max_part_bytes=storage.max_part_bytes, ttl_s=storage.upload_ttl_s)
+
+    @functools.cached_property
+    def sources(self) -> Sources:
+        return Sources(self._args.sources, max_bytes=self._args.storage.max_file_bytes)
 
     @functools.cached_property
     def analyses(self) -> Analyses:

@@ -18,6 +18,8 @@ from serve_app.analyses.runner import Node, Runner, RunnerSettings
 from serve_app.analyses.service import Analyses
 from serve_app.files import Files
 from serve_app.principal import LOCAL, Principal, Role
+from serve_app.settings import SourceSettings
+from serve_app.sources import Sources
 from serve_app.uploads import Uploads
 
 MAX_FILE_BYTES, MAX_PART_BYTES, TTL_S = 400_000, 100_000, 3600
@@ -57,6 +59,7 @@ class FakeServices:
         self.files = Files(store, self._probe, max_bytes=MAX_FILE_BYTES)
         self.uploads = Uploads(store, self.files, max_part_bytes=MAX_PART_BYTES, ttl_s=TTL_S)
         infos = {status.info.name: status.info for status in statuses}
+        self.sources = Sources(SourceSettings(), max_bytes=MAX_FILE_BYTES)
         self.analyses = Analyses(store, self.files, infos, self._nudge)
         self.default_model = next(iter(infos), "none")
         self.statuses = list(statuses)

@@ -177,25 +177,23 @@ def test_what_a_killed_runner_left_is_gone_on_with(play: Play, monkeypatch: pyte
 def test_events_that_are_not_valid_are_warned_of_once_whatever_dies(
     play: Play, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    append, written = Journal.append, 0
+    append, written = Journal.append, list[Event]()
 
     async def dying(journal: Journal, events: Sequence[Event]) -> None:
         """Write the events of one clip at most, then die: no runner gets to what it would have written next."""
-        nonlocal written
         if written:
             raise StorageFailed("died")
         await append(journal, events)
-        written += sum(event.type == "clip" for event in events)
+        written.extend(event for event in events if event.type == "clip")
 
     async def scenario(house: House) -> None:
-        nonlocal written
         house.model.events = "nothing of that kind"
         one = (await house.submit(events=("fall",))).request.id
         ledger = AnalysisLedger(house.store, "ann", one)
         with monkeypatch.context() as patched:
             patched.setattr(Journal, "append", dying)
             for _ in range(3):
-                written = 0
+                written.clear()
                 runner = house.start()
                 attempts = len(await ledger.claims())
                 await until(lambda: bool(written))
