@@ -6,6 +6,7 @@
     │   ├── InvalidConfig       serve_config.yaml or its `args`
     │   ├── UnknownModel        a model name that no deployment serves
     │   ├── SourceNotFound      the video's path does not exist or is no regular file
+    │   ├── SourceNotAllowed    a url of a host or directory that the server may not read
     │   ├── UnreadableVideo     no video that the decoders can read
     │   ├── FrameTooLarge       frames above the pixel limit, refused before decoding
     │   ├── NotFound            no such file, upload or analysis, or another owner's
@@ -20,6 +21,7 @@
     ├── DeadlineExceeded        a clip was not reached before the analysis's deadline
     ├── OutputConflict          the output already belongs to other work
     ├── SourceChanged           the video's file is no longer the one that was planned
+    ├── SourceUnavailable       the url's host does not answer, or stopped sending
     ├── StorageFailed           the object store cannot be read or written now
     │   └── StorageFull         too little room is left to take anything in
     ├── ClipFailed              one clip has no caption; the analysis goes on
@@ -77,6 +79,11 @@ class UnknownModel(InvalidInput):
 class SourceNotFound(InvalidInput):
     code = "source_not_found"
     http_status = 404
+
+
+class SourceNotAllowed(InvalidInput):
+    code = "source_not_allowed"
+    http_status = 403
 
 
 class UnreadableVideo(InvalidInput):
@@ -147,6 +154,12 @@ class SourceChanged(AppError):
     code = "source_changed"
     http_status = 503
     # Not made final: the right file may come back, and its clips are wanted then.
+    retryable = True
+
+
+class SourceUnavailable(AppError):
+    code = "source_unavailable"
+    http_status = 503
     retryable = True
 
 

@@ -14,10 +14,11 @@ class Failure(_Frozen):
 
     start_s: Annotated[float, Field(ge=0.0)] = 0.0
     end_s: Annotated[float, Field(gt=0.0)] = 7 * 24 * 3600.0
-    kind: Literal["error", "final", "crash", "hang"] = "error"
-    """`error`: EngineFailed; `final`: ClipRejected; `crash`: the replica's process dies; `hang`: no answer."""
+    kind: Literal["error", "final", "crash", "hang", "invalid_events"] = "error"
+    """`error`: EngineFailed; `final`: ClipRejected; `crash`: the replica's process dies; `hang`: no answer;
+    `invalid_events`: a question for events is answered with a sentence."""
     times: Annotated[int, Field(ge=1)] | None = None
-    """How often a matching clip fails before it succeeds, counted per process; None: always."""
+    """How often a matching clip fails before it succeeds, counted per process and by call; None: always."""
 
 
 class SimulatedSettings(_Frozen):
@@ -33,7 +34,7 @@ class SimulatedSettings(_Frozen):
     load_s: Annotated[float, Field(ge=0.0, le=600.0)] = 0.0
     failures: tuple[Failure, ...] = ()
     call_log: str | None = None
-    """A file that gets a line with the first frame's time for each clip described, whatever dies afterwards."""
+    """A file that gets a line with the first frame's time for each answer, whatever dies afterwards."""
 
 
 class VisionTuning(_Frozen):

@@ -31,6 +31,11 @@ class AnalysisOptions:
     prompt: str = DEFAULT_PROMPT
     generation: GenerationOptions = field(default_factory=GenerationOptions)
     decoder: DecoderName = "pyav"
+    event_kinds: tuple[str, ...] = ()
+
+    def describe_options(self) -> DescribeOptions:
+        """Return what the model is asked about each clip."""
+        return DescribeOptions(self.prompt, self.generation, event_kinds=self.event_kinds)
 
 
 @dataclass(slots=True)
@@ -93,6 +98,8 @@ async def open_analysis(
             "sampling": options.sampling.model_dump(),
             "decoder": options.decoder,
         }
+        # Named only where it is asked, so that a ledger from before there were events is gone on with.
+        | ({"events": list(options.event_kinds)} if options.event_kinds else {})
     )
     recorded = await ledger.outcomes()
     outcomes = {clip.index: recorded[clip.index] for clip in clips if clip.index in recorded}
@@ -155,7 +162,7 @@ async def run_analyses(
     await drive(
         [run for analysis in analyses for run in _pending_runs(analysis)],
         describer,
-        {one.analysis_id: DescribeOptions(one.options.prompt, one.options.generation) for one in analyses},
+        {one.analysis_id: one.options.describe_options() for one in analyses},
         record,
         in_flight=in_flight,
         decode_cpus=decode_cpus,
@@ -181,4 +188,5 @@ def _result(analysis: Analysis) -> dict[str, Any]:
         outcomes=outcomes,
         reused=analysis.reused,
         timings={name: round(value, 6) for name, value in (analysis.timings | sums).items()},
+        event_kinds=analysis.options.event_kinds,
     )

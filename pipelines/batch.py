@@ -47,6 +47,7 @@ def batch(
     output: Annotated[str, typer.Option(help="directory or object store URL; one folder per video")],
     model: Annotated[str | None, typer.Option(help="the running app's model [default: its only one]")] = None,
     prompt: options.Prompt = DEFAULT_PROMPT,
+    event: options.Event = None,
     per: options.Per = "clip",
     clip_duration_s: options.ClipDuration = 10.0,
     clip_overlap_s: options.ClipOverlap = 0.0,

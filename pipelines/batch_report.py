@@ -53,7 +53,7 @@ class BatchReport:
         self._clips_done += 1
         if outcome.error is None:
             self._frames += len(outcome.pts_s)
-            self._tokens += outcome.tokens
+            self._tokens += outcome.tokens + outcome.events_tokens
             self._described_s += outcome.end_s - outcome.start_s
         else:
             self._failed += 1

@@ -11,6 +11,7 @@ from deployments.contracts import GenerationOptions
 from deployments.errors import AppError, FrameTooLarge, InvalidInput, InvalidOption, OutputConflict, UnreadableVideo
 from deployments.validation import parse
 from pipelines.analysis import AnalysisOptions
+from pipelines.events import AskedEvents
 from pipelines.plan import SamplingOptions
 
 DONE, FAILED, USAGE, PARTIAL, INTERRUPTED = 0, 1, 2, 3, 130
@@ -29,6 +30,9 @@ Start = Annotated[float, typer.Option(help="begin here, in seconds")]
 End = Annotated[float | None, typer.Option(help="end here, in seconds [default: the video's end]")]
 MaxTokens = Annotated[int, typer.Option(help="longest caption, in tokens")]
 Temperature = Annotated[float, typer.Option(help="0 writes the likeliest caption; more varies it")]
+Event = Annotated[
+    list[str] | None, typer.Option("--event", help="a kind of event to list with its times; may be given several times")
+]
 Decoder = Annotated[str, typer.Option(help="`pyav` or `decord`")]
 
 
@@ -51,6 +55,7 @@ def analysis_options(given: Mapping[str, Any]) -> AnalysisOptions:
         prompt=prompt,
         generation=parse(GenerationOptions, generation, error=InvalidOption),
         decoder=decoder,
+        event_kinds=parse(AskedEvents, {"events": given["event"] or ()}, error=InvalidOption).events,
     )
 
 

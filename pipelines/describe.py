@@ -3,30 +3,49 @@
 import asyncio
 import random
 import time
+from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from deployments.contracts import Caption, DescribeRequest, GenerationOptions
 from deployments.errors import AppError, EngineFailed, ModelLoadFailed, Overloaded, PoisonClip, ReplicaLost
 from deployments.retry import RetryPolicy
+from deployments.vision.prompts import events_prompt
+from pipelines.events import MAX_TOKENS, EventsError, read_events
 from pipelines.outcome import ClipError, ClipOutcome, DecodedClip
+from pipelines.video import ClipPlan
 
 
 class Describer(Protocol):
-    """Whatever captions one clip per call; raises AppError."""
+    """Whatever answers one question about a clip per call; raises AppError."""
 
     async def describe(self, request: DescribeRequest) -> Caption: ...
 
 
+Question = Literal["caption", "events"]
+
+
 @dataclass(frozen=True, slots=True)
 class DescribeOptions:
-    """What to ask for each clip, and how patiently. `deadline_s` bounds all attempts at one clip together."""
+    """What to ask for each clip, and how patiently. `deadline_s` bounds all attempts at one clip together.
+
+    With `event_kinds`, a second question about the same frames asks for the events of these kinds.
+    """
 
     prompt: str
     generation: GenerationOptions = field(default_factory=GenerationOptions)
     retry: RetryPolicy = field(default_factory=RetryPolicy)
     deadline_s: float = 900.0
+    event_kinds: tuple[str, ...] = ()
+
+    def questions(self) -> dict[Question, tuple[str, GenerationOptions]]:
+        """Return what the model is asked, in which words and with which bounds."""
+        asked: dict[Question, tuple[str, GenerationOptions]] = {"caption": (self.prompt, self.generation)}
+        if self.event_kinds:
+            bounded = self.generation.model_copy(update={"max_tokens": MAX_TOKENS})
+            asked["events"] = (events_prompt(self.event_kinds), bounded)
+        return asked
 
 
 async def describe_clip(
@@ -34,14 +53,17 @@ async def describe_clip(
 ) -> ClipOutcome:
     """Return the clip's one outcome.
 
-    Retryable errors are tried again as the policy says; a full queue is waited for and counts as no attempt. A clip
-    whose replica died is a suspect: it is tried again with no other suspect beside it (`suspects` is shared by all
-    clips of a run), and only replicas lost then count against it: what kills replicas fails alone, as PoisonClip.
-    ModelLoadFailed is no clip's fault and is raised, as is an error that is no AppError, a bug: they end the analysis.
+    All questions go to the model at once; an attempt asks those that have no answer yet. One that gets none fails the
+    whole clip; one whose answer is no list of events does not. Retryable errors are tried again as the policy says; a
+    full queue is waited for and counts as no attempt. A clip whose replica died is a suspect: it is tried again with no
+    other suspect beside it (`suspects` is shared by all clips of a run), and only replicas lost then count against it:
+    what kills replicas fails alone, as PoisonClip. ModelLoadFailed is no clip's fault and is raised, as is an error
+    that is no AppError, a bug: they end the analysis.
     """
     if clip.frames is None:
         return _failed(clip, clip.error or ClipError("internal_error", "no frames and no error"), attempts=0)
-    request = DescribeRequest(clip.frames, options.prompt, options.generation)
+    asked = {name: DescribeRequest(clip.frames, *words) for name, words in options.questions().items()}
+    answers: dict[Question, Caption] = {}
     give_up_s = time.monotonic() + options.deadline_s
     attempts = counted = refusals = 0
     suspect = False
@@ -49,8 +71,8 @@ async def describe_clip(
         alone: AbstractAsyncContextManager[object] = suspects if suspect else nullcontext()
         try:
             async with asyncio.timeout(max(0.0, give_up_s - time.monotonic())), alone:
-                caption = await _call(describer, request)
-            return _described(clip, caption, attempts + 1)
+                await _ask(describer, asked, answers)
+            return _described(clip, answers, options.event_kinds, attempts + 1)
         except TimeoutError:
             late = EngineFailed(f"a clip must be described within {options.deadline_s:g} s, got no caption")
             return _failed(clip, ClipError.of(late), attempts + 1)
@@ -71,6 +93,36 @@ async def describe_clip(
         await asyncio.sleep(max(0.0, min(wait_s, give_up_s - time.monotonic())))
 
 
+async def _ask(
+    describer: Describer, asked: Mapping[Question, DescribeRequest], answers: dict[Question, Caption]
+) -> None:
+    """Put the questions without an answer to the model, side by side, and take its answers in.
+
+    Raises the gravest of their errors when all calls are over.
+    """
+    open_ = [name for name in asked if name not in answers]
+    came = await asyncio.gather(*(_call(describer, asked[name]) for name in open_), return_exceptions=True)
+    errors: list[BaseException] = []
+    for name, answer in zip(open_, came, strict=True):
+        if isinstance(answer, BaseException):
+            errors.append(answer)
+        else:
+            answers[name] = answer
+    if errors:
+        raise min(errors, key=_leniency)
+
+
+def _leniency(error: BaseException) -> int:
+    """Rank errors: a bug, what ends the analysis, what is final, a replica lost, a failure, a full queue."""
+    if not isinstance(error, AppError):
+        return 0
+    if isinstance(error, ModelLoadFailed):
+        return 1
+    if not error.retryable:
+        return 2
+    return 3 if isinstance(error, ReplicaLost) else 5 if isinstance(error, Overloaded) else 4
+
+
 async def _call(describer: Describer, request: DescribeRequest) -> Caption:
     try:
         return await describer.describe(request)
@@ -82,19 +134,37 @@ async def _call(describer: Describer, request: DescribeRequest) -> Caption:
         raise ReplicaLost("expected an answer from the Ray cluster, got a cancelled call") from None
 
 
-def _described(clip: DecodedClip, caption: Caption, attempts: int) -> ClipOutcome:
+def _described(
+    clip: DecodedClip, answers: Mapping[Question, Caption], event_kinds: tuple[str, ...], attempts: int
+) -> ClipOutcome:
+    caption = answers["caption"]
     return _outcome(
         clip,
-        # Half characters, which a model may well write, are fit for no file and no answer.
-        text=caption.text.encode("utf-8", "replace").decode(),
+        text=_whole(caption.text),
         tokens=caption.output_tokens,
         prompt_tokens=caption.prompt_tokens,
         finish_reason=caption.finish_reason,
         attempts=attempts,
         served_by="local",
-        queue_s=round(caption.queue_s, 6),
-        engine_s=round(caption.engine_s, 6),
+        queue_s=round(max(answer.queue_s for answer in answers.values()), 6),
+        engine_s=round(sum(answer.engine_s for answer in answers.values()), 6),
+        **(_seen(clip.plan, answers["events"], event_kinds) if event_kinds else {}),
     )
+
+
+def _seen(plan: ClipPlan, answer: Caption, kinds: tuple[str, ...]) -> dict[str, Any]:
+    cut_off = answer.finish_reason == "length"
+    events = read_events(_whole(answer.text), kinds, plan.start_s, plan.end_s, cut_off=cut_off)
+    return {
+        "events_error" if isinstance(events, EventsError) else "events": events,
+        "events_tokens": answer.output_tokens,
+        "events_prompt_tokens": answer.prompt_tokens,
+    }
+
+
+def _whole(text: str) -> str:
+    """Replace half characters, which a model may well write: they are fit for no file and no answer."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def _failed(clip: DecodedClip, error: ClipError, attempts: int) -> ClipOutcome:

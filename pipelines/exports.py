@@ -11,7 +11,10 @@ from typing import Any, NamedTuple
 
 from deployments.errors import InvalidOption
 
-CSV_HEADER = ("index", "start_s", "end_s", "text", "error_code", "error_message", "frames", "tokens", "served_by")
+CSV_HEADER = (
+    *("index", "start_s", "end_s", "text", "error_code", "error_message", "frames", "tokens", "served_by"),
+    *("events", "events_error"),
+)
 
 _UNWRITABLE = re.compile("[\0\ud800-\udfff]")
 _MARKDOWN_SIGNS = re.compile(r"([\\`*_\[|~])")
@@ -37,7 +40,8 @@ def to_json(result: Mapping[str, Any]) -> str:
 def to_webvtt(result: Mapping[str, Any]) -> str:
     """Return W3C WebVTT: a cue for each described clip, its id the clip's index; a NOTE for each failed one.
 
-    A first NOTE holds the model's notice and the coverage. Source: https://www.w3.org/TR/webvtt1/#syntax
+    A clip's events are lines of its cue below the caption; a NOTE tells where they are not valid. A first NOTE holds
+    the model's notice and the coverage. Source: https://www.w3.org/TR/webvtt1/#syntax
     """
     blocks = ["WEBVTT", _vtt_note(result["notice"] or "", _coverage_line(result))]
     for clip in _in_time_order(result):
@@ -48,24 +52,34 @@ def to_webvtt(result: Mapping[str, Any]) -> str:
             blocks.append(_vtt_note(told))
         else:
             # With > escaped no --> is left, which would begin another cue.
-            lines = (html.escape(line, quote=False) for line in _caption_lines(clip["text"]))
+            lines = (html.escape(line, quote=False) for line in [*_caption_lines(clip["text"]), *_event_lines(clip)])
             blocks.append("\n".join([str(clip["index"]), f"{start} --> {end}", *lines]))
+            if "events_error" in clip:
+                told = f"Clip {clip['index']}, {start} to {end}, events not valid: {clip['events_error']['message']}"
+                blocks.append(_vtt_note(told))
     return "\n\n".join(blocks) + "\n"
 
 
 def to_srt(result: Mapping[str, Any]) -> str:
-    """Return SubRip: a cue for every clip; a failed one says `[not described: CODE]`, SRT has no comments."""
+    """Return SubRip: a cue for every clip, its events below the caption.
+
+    A failed one says `[not described: CODE]`, one whose events are not valid `[events: CODE]`: SRT has no comments.
+    """
     blocks = []
     for number, clip in enumerate(_in_time_order(result), start=1):
         start, end = (_timestamp(at_ms, ",") for at_ms in _cue_ms(clip))
         said = f"[not described: {clip['error']['code']}]" if "error" in clip else clip["text"]
-        lines = (_without_arrow(line) for line in _caption_lines(said))
+        events = [f"[events: {clip['events_error']['code']}]"] if "events_error" in clip else _event_lines(clip)
+        lines = (_without_arrow(line) for line in [*_caption_lines(said), *events])
         blocks.append("\n".join([str(number), f"{start} --> {end}", *lines]) + "\n")
     return "\n".join(blocks)
 
 
 def to_csv(result: Mapping[str, Any]) -> str:
-    """Return RFC 4180 CSV with CSV_HEADER, a row for every clip; `frames` counts those that were decoded."""
+    """Return RFC 4180 CSV with CSV_HEADER, a row for every clip; `frames` counts those that were decoded.
+
+    `events` is a JSON array, empty where there are none, and nothing where there is no valid answer about them.
+    """
     table = io.StringIO(newline="")
     writer = csv.writer(table, lineterminator="\r\n")
     writer.writerow(CSV_HEADER)
@@ -81,6 +95,8 @@ def to_csv(result: Mapping[str, Any]) -> str:
                 len(clip["pts_s"]),
                 clip["tokens"],
                 _no_formula(clip["served_by"]),
+                json.dumps(clip["events"], ensure_ascii=False) if "events" in clip else "",
+                _no_formula(clip.get("events_error", {}).get("message")),
             ]
         )
     return table.getvalue()
@@ -106,8 +122,22 @@ def to_markdown(result: Mapping[str, Any]) -> str:
             else _markdown(clip["text"])
         )
         lines.append(f"| {clock(clip['start_s'])} – {clock(clip['end_s'])} | {said} |")
-    lines += ["", _coverage_line(result), ""]
+    lines += [*_markdown_events(result), "", _coverage_line(result), ""]
     return "\n".join(lines)
+
+
+def _markdown_events(result: Mapping[str, Any]) -> list[str]:
+    if not result.get("event_kinds"):  # results of old have none
+        return []
+    lines = ["", "| time | event | who or what |", "|---|---|---|"]
+    for event in result["events"]:
+        cells = (_markdown(event["event"]), _markdown(event["object"] or ""))
+        lines.append(f"| {clock(event['time_s'])} | {' | '.join(cells)} |")
+    for clip in _in_time_order(result):
+        if "events_error" in clip:
+            told = f"*events not valid: {_markdown(clip['events_error']['message'])}*"
+            lines.append(f"| {clock(clip['start_s'])} – {clock(clip['end_s'])} | {told} | |")
+    return lines
 
 
 class Format(NamedTuple):
@@ -143,10 +173,15 @@ def _in_time_order(result: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def _coverage_line(result: Mapping[str, Any]) -> str:
     coverage = result["coverage"]
+    events = ""
+    if "clips_events_valid" in coverage:
+        answered = coverage["clips_events_valid"] + coverage["clips_events_invalid"]
+        events = f"; events valid in {coverage['clips_events_valid']} of {answered} clips"
     return (
         f"Described {coverage['described_s']:.1f} s of {coverage['planned_s']:.1f} s planned "
         f"({coverage['frames_described']} of {coverage['frames_planned']} frames); "
-        f"{coverage['failed_s']:.1f} s failed; {coverage['reused']} clips reused from an earlier run."
+        f"{coverage['failed_s']:.1f} s failed; {coverage['reused']} clips reused from an earlier run"
+        f"{events}."
     )
 
 
@@ -172,6 +207,15 @@ def _caption_lines(text: str) -> list[str]:
     # A blank line ends a cue, and parsers differ in what ends a line: str.splitlines knows everything that may. They
     # drop a cue without text, too.
     return [line for line in text.splitlines() if line.strip()] or ["[no text]"]
+
+
+def event_line(event: Mapping[str, Any]) -> str:
+    """Return `mm:ss event: object`."""
+    return f"{clock(event['time_s'])} {event['event']}" + (f": {event['object']}" if event["object"] else "")
+
+
+def _event_lines(clip: Mapping[str, Any]) -> list[str]:
+    return [" ".join(event_line(event).split()) for event in clip.get("events", ())]
 
 
 def _vtt_note(*lines: str) -> str:

@@ -6,6 +6,7 @@ from typing import Any, Self
 
 from deployments.contracts import FrameBatch
 from deployments.errors import AppError
+from pipelines.events import ClipEvent, EventsError
 from pipelines.video import ClipPlan
 
 
@@ -27,8 +28,11 @@ class ClipOutcome:
     """The one final outcome of one planned clip: a caption (`text`) or an `error`, never both.
 
     `pts_s` are the true times of the frames that were decoded, empty where none could be; `frames_planned` is how many
-    sample times the plan held. `tokens` counts the caption's own tokens. `attempts` counts calls of the model.
-    `reused`: an earlier analysis made the caption, and the figures are those of that time.
+    sample times the plan held. A described clip that was asked for events has `events` or an `events_error`, any other
+    neither. `tokens`, `prompt_tokens` and `finish_reason` are the caption's, `events_tokens` and `events_prompt_tokens`
+    those of the answer about events; `engine_s` is the device time of both, `queue_s` the longer wait. `attempts`
+    counts how often the model was called, once for both questions together. `reused`: an earlier analysis made the
+    caption, and the figures are those of that time.
     """
 
     index: int
@@ -47,16 +51,30 @@ class ClipOutcome:
     queue_s: float = 0.0
     engine_s: float = 0.0
     reused: bool = False
+    events: tuple[ClipEvent, ...] | None = None
+    events_error: EventsError | None = None
+    events_tokens: int = 0
+    events_prompt_tokens: int = 0
 
     def __post_init__(self) -> None:
         if (self.text is None) == (self.error is None):
             raise ValueError(f"a clip has a text or an error, got text={self.text!r} and error={self.error!r}")
+        if self.events is not None and self.events_error is not None:
+            raise ValueError(f"a clip has events or an error of theirs, got {self.events!r} and {self.events_error!r}")
 
     def as_json(self) -> dict[str, Any]:
-        """Return the fields that say something: `text` or `error`, not both."""
+        """Return the fields that say something: `text` or `error`, not both; events where they were asked for."""
         fields = asdict(self)
         fields["pts_s"] = list(self.pts_s)
         del fields["error" if self.error is None else "text"]
+        if self.events is not None:
+            fields["events"] = [asdict(event) for event in self.events]
+            del fields["events_error"]
+        elif self.events_error is not None:
+            del fields["events"]
+        else:
+            for name in ("events", "events_error", "events_tokens", "events_prompt_tokens"):
+                del fields[name]
         return fields
 
     def dumps(self) -> bytes:
@@ -67,6 +85,10 @@ class ClipOutcome:
         fields = json.loads(data)
         if error := fields.get("error"):
             fields["error"] = ClipError(**error)
+        if (events := fields.get("events")) is not None:
+            fields["events"] = tuple(ClipEvent(**event) for event in events)
+        if events_error := fields.get("events_error"):
+            fields["events_error"] = EventsError(**events_error)
         fields["pts_s"] = tuple(fields["pts_s"])
         return cls(**fields)
 

@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import pyarrow as pa
@@ -32,6 +33,11 @@ _CLIP_COLUMNS = pa.schema(
         ("decode_s", pa.float64()),
         ("queue_s", pa.float64()),
         ("engine_s", pa.float64()),
+        ("events", pa.list_(pa.struct([("event", pa.string()), ("object", pa.string()), ("time_s", pa.float64())]))),
+        ("events_error_code", pa.string()),
+        ("events_error_message", pa.string()),
+        ("events_tokens", pa.int64()),
+        ("events_prompt_tokens", pa.int64()),
     ]
 )
 
@@ -42,11 +48,12 @@ def status_of(outcomes: Sequence[ClipOutcome]) -> str:
     return "completed" if not failed else "failed" if failed == len(outcomes) else "partial"
 
 
-def coverage_of(outcomes: Sequence[ClipOutcome], reused: int) -> dict[str, Any]:
+def coverage_of(outcomes: Sequence[ClipOutcome], reused: int, *, events_asked: bool = False) -> dict[str, Any]:
     """Return the account of what was and was not seen.
 
     Seconds are of the video's timeline, overlap counted once; a second that any described clip holds is described.
-    `reused` counts clips whose outcome an earlier run had recorded.
+    `reused` counts clips whose outcome an earlier run had recorded. Where events were asked for, each described clip's
+    are valid or invalid.
     """
     described = [outcome for outcome in outcomes if outcome.error is None]
     planned_s = _union_s((outcome.start_s, outcome.end_s) for outcome in outcomes)
@@ -63,7 +70,20 @@ def coverage_of(outcomes: Sequence[ClipOutcome], reused: int) -> dict[str, Any]:
         "clips_failed_by_code": dict(sorted(Counter(o.error.code for o in outcomes if o.error is not None).items())),
         "clips_by_server": dict(sorted(Counter(str(outcome.served_by) for outcome in described).items())),
         "reused": reused,
-    }
+    } | (
+        {
+            "clips_events_valid": sum(outcome.events is not None for outcome in described),
+            "clips_events_invalid": sum(outcome.events_error is not None for outcome in described),
+        }
+        if events_asked
+        else {}
+    )
+
+
+def events_of(outcomes: Sequence[ClipOutcome]) -> list[dict[str, Any]]:
+    """Return all events in time order, each with its clip's index; what overlapping clips share may come twice."""
+    rows = [asdict(event) | {"clip": outcome.index} for outcome in outcomes for event in outcome.events or ()]
+    return sorted(rows, key=lambda row: (row["time_s"], row["clip"]))
 
 
 def build_result(
@@ -74,8 +94,12 @@ def build_result(
     outcomes: Sequence[ClipOutcome],
     reused: int,
     timings: dict[str, float],
+    event_kinds: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Return the content of result.json; `outcomes` hold one for every planned clip, in order."""
+    """Return the content of result.json; `outcomes` hold one for every planned clip, in order.
+
+    `events` is empty, too, where none were asked for: `event_kinds` says which were.
+    """
     video = source.video
     return {
         "analysis_id": analysis_id,
@@ -96,7 +120,9 @@ def build_result(
             "has_audio": video.has_audio,
         },
         "clips": [outcome.as_json() for outcome in outcomes],
-        "coverage": coverage_of(outcomes, reused),
+        "event_kinds": list(event_kinds),
+        "events": events_of(outcomes),
+        "coverage": coverage_of(outcomes, reused, events_asked=bool(event_kinds)),
         "timings": timings,
     }
 
@@ -116,7 +142,8 @@ async def write_result(store: ObjectStore, prefix: str, result: dict[str, Any]) 
 
 def _parquet(clips: Iterable[dict[str, Any]]) -> bytes:
     rows = [
-        clip | {f"error_{key}": value for key, value in clip["error"].items()} if "error" in clip else clip
+        clip
+        | {f"{name}_{key}": value for name in ("error", "events_error") for key, value in clip.get(name, {}).items()}
         for clip in clips
     ]
     sink = pa.BufferOutputStream()

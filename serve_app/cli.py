@@ -40,6 +40,7 @@ def analyze(
     ] = None,
     model: Annotated[str | None, typer.Option(help="one of the config's models [default: its default_model]")] = None,
     prompt: options.Prompt = DEFAULT_PROMPT,
+    event: options.Event = None,
     per: options.Per = "clip",
     clip_duration_s: options.ClipDuration = 10.0,
     clip_overlap_s: options.ClipOverlap = 0.0,

@@ -29,7 +29,8 @@ from serve_app.janitor import Swept, sweep_forever
 from serve_app.principal import LOCAL, Principal
 from serve_app.replicas import count_replicas
 from serve_app.settings import MODEL, AppArgs
-from serve_app.stats import Sources, Statistics
+from serve_app.sources import Sources
+from serve_app.stats import Statistics, StatsSources
 from serve_app.storage import open_storage, until_in_use
 from serve_app.uploads import Uploads
 
@@ -81,13 +82,17 @@ class Gateway:
         return Uploads(self._store, self.files, max_part_bytes=storage.max_part_bytes, ttl_s=storage.upload_ttl_s)
 
     @functools.cached_property
+    def sources(self) -> Sources:
+        return Sources(self._args.sources, max_bytes=self._args.storage.max_file_bytes)
+
+    @functools.cached_property
     def analyses(self) -> Analyses:
         infos = {name: model_info(name, settings) for name, settings in self._args.models.items()}
         return Analyses(self._store, self.files, infos, self._nudge)
 
     @functools.cached_property
     def stats(self) -> Statistics:
-        sources = Sources(
+        sources = StatsSources(
             self.files, self.analyses, self.model_statuses, count_replicas, uploads=lambda: self._upload_figures
         )
         return Statistics(self._store, sources, started_s=self._started_s)

@@ -7,6 +7,7 @@ from deployments.vision.deployment import ModelStatus
 from serve_app.analyses.service import Analyses
 from serve_app.files import Files
 from serve_app.principal import Principal
+from serve_app.sources import Sources
 from serve_app.stats import Statistics
 from serve_app.uploads import Uploads
 
@@ -20,6 +21,9 @@ class Services(Protocol):
 
     @property
     def uploads(self) -> Uploads: ...
+
+    @property
+    def sources(self) -> Sources: ...
 
     @property
     def analyses(self) -> Analyses: ...

@@ -10,6 +10,7 @@ GATEWAY, RUNNER = "gateway", "runner"
 """The deployments beside those of the models, as serve_config.yaml must spell them."""
 MODEL = "model:"
 """What the keyword argument with a model's handle begins with, so that no model's name is one of Python's."""
+HostAndPort = Annotated[str, Field(pattern=r"^([a-z0-9]([a-z0-9.-]*[a-z0-9])?|\[[0-9a-f:.]+\])(:[0-9]{1,5})?$")]
 ModelName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]{0,62}$")]
 
 
@@ -40,6 +41,32 @@ class StorageSettings(BaseModel):
         return target
 
 
+class SourceSettings(BaseModel):
+    """From where a video that is named by its `url` is read: from nowhere until one of the lists holds something.
+
+    The lists are the fence: who controls a listed host, its name in the DNS or a listed directory decides what is read.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    allowed_hosts: tuple[HostAndPort, ...] = ()
+    """`host`, which stands for the scheme's own port, or `host:port`; no other name or address of it counts."""
+    allowed_directories: tuple[str, ...] = ()
+    """Absolute paths that every node sees; links out of them are not followed."""
+    idle_s: Annotated[float, Field(gt=0.0, le=600.0)] = 15.0
+    """A host that sends nothing for so long is given up, in seconds."""
+    deadline_s: Annotated[float, Field(gt=0.0, le=24 * 3600.0)] = 600.0
+    """Most seconds for all bytes of one video, for which the client waits."""
+
+    @field_validator("allowed_directories")
+    @classmethod
+    def _absolute(cls, directories: tuple[str, ...]) -> tuple[str, ...]:
+        for directory in directories:
+            if not directory.startswith("/"):
+                raise ValueError(f"expected absolute paths, got {directory!r}")
+        return directories
+
+
 class AppArgs(BaseModel):
     """Which models the app serves, where it keeps files, how it decodes. Replicas and resources stand beside it."""
 
@@ -49,6 +76,7 @@ class AppArgs(BaseModel):
     """Each named model gets a Serve deployment of its own, `vision-NAME`."""
     default_model: str
     storage: StorageSettings = StorageSettings()
+    sources: SourceSettings = SourceSettings()
     decode_cpus: Annotated[float, Field(gt=0.0, le=64.0)] = 1.0
     """CPUs that Ray accounts to one decode task."""
 

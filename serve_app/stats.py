@@ -45,7 +45,7 @@ class Replicas:
 
 
 @dataclass(frozen=True, slots=True)
-class Sources:
+class StatsSources:
     """What the figures come from beside the store."""
 
     files: Files
@@ -67,7 +67,7 @@ class Statistics:
     """The figures as one gateway replica takes them. It costs one look at the queue and the reports, however much was
     ever done; `started_s` is when the replica began, by its monotonic clock."""
 
-    def __init__(self, store: ObjectStore, sources: Sources, *, started_s: float) -> None:
+    def __init__(self, store: ObjectStore, sources: StatsSources, *, started_s: float) -> None:
         self._store = store
         self._sources = sources
         self._started_s = started_s

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from pipelines.analysis import Analysis
-from pipelines.exports import clock
+from pipelines.exports import clock, event_line
 from pipelines.outcome import ClipOutcome
 from pipelines.progress_bar import clip_progress
 
@@ -48,6 +48,8 @@ class TerminalWatcher:
             else f"[red]not described: {escape(outcome.error.message)}[/]"
         )
         self._say(f"[cyan]{clock(outcome.start_s)} – {clock(outcome.end_s)}[/]  {said}")
+        if outcome.events_error is not None:
+            self._say(f"  [yellow]events not valid: {escape(outcome.events_error.message)}[/]")
         self._progress.update(self._task, completed=len(analysis.outcomes))
 
     def _say(self, markup: str) -> None:
@@ -67,6 +69,13 @@ def print_timeline(result: dict[str, Any], out: str) -> None:
             clip["text"] if "text" in clip else f"[not described, {clip['error']['code']}] {clip['error']['message']}"
         )
         lines.append(f"  {clock(clip['start_s'])} – {clock(clip['end_s'])}  {said}")
+    if result["event_kinds"]:
+        lines += ["", "events:", *(f"  {event_line(event)}" for event in result["events"])]
+        lines += [
+            f"  [not valid at {clock(clip['start_s'])} – {clock(clip['end_s'])}] {clip['events_error']['message']}"
+            for clip in result["clips"]
+            if "events_error" in clip
+        ]
     lines += [
         "",
         f"described {coverage['described_s']:.1f} s of {coverage['planned_s']:.1f} s; "

@@ -4,6 +4,7 @@ import json
 from collections.abc import Sequence
 
 DEFAULT_PROMPT = "Describe what happens in this video clip."
+_EVENTS_OPENING = "List every event of these kinds in the clip: "
 
 
 def events_prompt(kinds: Sequence[str]) -> str:
@@ -11,6 +12,17 @@ def events_prompt(kinds: Sequence[str]) -> str:
     names = ", ".join(json.dumps(kind, ensure_ascii=False) for kind in kinds)
     example = json.dumps([{"event": kinds[0], "object": "who or what", "time_s": 3}], ensure_ascii=False)
     return (
-        f"List every event of these kinds in the clip: {names}. Answer with a JSON array only, like {example}, "
+        f"{_EVENTS_OPENING}{names}. Answer with a JSON array only, like {example}, "
         "times in seconds from the start of the clip; [] when none happens."
     )
+
+
+def first_kind(prompt: str) -> str | None:
+    """Return the first kind that `events_prompt` made this prompt of, None for any other prompt."""
+    if not prompt.startswith(_EVENTS_OPENING):
+        return None
+    try:
+        kind, _ = json.JSONDecoder().raw_decode(prompt, len(_EVENTS_OPENING))
+    except ValueError:
+        return None  # somebody's own words that begin alike
+    return kind if isinstance(kind, str) else None

@@ -1,5 +1,6 @@
 """An engine that costs time and no device: for load tests, failure tests and scheduling work."""
 
+import json
 import os
 import time
 from collections import Counter
@@ -8,6 +9,7 @@ from collections.abc import Sequence
 from deployments.contracts import Caption, DescribeRequest
 from deployments.errors import ClipRejected, EngineFailed
 from deployments.settings import Failure, SimulatedSettings
+from deployments.vision.prompts import first_kind
 
 _FOREVER_S = 10 * 365 * 24 * 3600.0
 
@@ -15,7 +17,8 @@ _FOREVER_S = 10 * 365 * 24 * 3600.0
 class SimulatedEngine:
     """Sleeps as its cost model says, then writes captions that depend on nothing but the clip.
 
-    A caption names the number, size, times and mean brightness of the frames, so that lost or mixed-up frames show.
+    A caption names the number, size, times and mean brightness of the frames, so that lost or mixed-up frames show. A
+    question for events is answered with one of the first kind, at the clip's middle frame.
     """
 
     def __init__(self, settings: SimulatedSettings) -> None:
@@ -44,12 +47,8 @@ class SimulatedEngine:
         return captions
 
     def _caption(self, request: DescribeRequest) -> Caption:
-        frames, pts_s = request.frames.frames, request.frames.pts_s
-        count, height, width, _ = frames.shape
-        text = (
-            f"Simulated caption of {count} frames of {width}x{height} from {pts_s[0]:.3f} s to {pts_s[-1]:.3f} s, "
-            f"mean brightness {frames.mean():.1f}."
-        )
+        kind = first_kind(request.prompt)
+        text = self._description(request) if kind is None else self._events(request, kind)
         wanted, most = self._settings.caption_tokens, request.options.max_tokens
         return Caption(
             text=text,
@@ -58,14 +57,36 @@ class SimulatedEngine:
             finish_reason="stop" if wanted <= most else "length",
         )
 
+    def _description(self, request: DescribeRequest) -> str:
+        frames, pts_s = request.frames.frames, request.frames.pts_s
+        count, height, width, _ = frames.shape
+        return (
+            f"Simulated caption of {count} frames of {width}x{height} from {pts_s[0]:.3f} s to {pts_s[-1]:.3f} s, "
+            f"mean brightness {frames.mean():.1f}."
+        )
+
+    def _events(self, request: DescribeRequest, kind: str) -> str:
+        if self._next_failure(request, of_events=True):
+            return "Simulated events that are no JSON."
+        pts_s = request.frames.pts_s
+        time_s = round(float(pts_s[len(pts_s) // 2] - pts_s[0]), 3)
+        return json.dumps([{"event": kind, "object": "simulated", "time_s": time_s}], ensure_ascii=False)
+
     def _fail_on_demand(self, request: DescribeRequest) -> None:
+        failure = self._next_failure(request, of_events=False)
+        if failure is not None:
+            _fail(failure, float(request.frames.pts_s[0]))
+
+    def _next_failure(self, request: DescribeRequest, *, of_events: bool) -> Failure | None:
+        """Return the failure that is due at this call, counted; of the answer about events, or of the call."""
         first_s = float(request.frames.pts_s[0])
         for number, failure in enumerate(self._settings.failures):
-            if failure.start_s <= first_s < failure.end_s:
+            if (failure.kind == "invalid_events") == of_events and failure.start_s <= first_s < failure.end_s:
                 key = (number, first_s)
                 if failure.times is None or self._failed[key] < failure.times:
                     self._failed[key] += 1
-                    _fail(failure, first_s)
+                    return failure
+        return None
 
 
 def _fail(failure: Failure, first_s: float) -> None:

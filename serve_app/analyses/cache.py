@@ -31,6 +31,11 @@ class CaptionCache:
             "generation": request.options.generation.model_dump(),
             "decoder": request.options.decoder,
         }
+        questions = request.options.describe_options().questions()
+        if "events" in questions:
+            # Only then, so that captions from before there were events keep their place.
+            words, generation = questions["events"]
+            self._question["events"] = {"prompt": words, "generation": generation.model_dump()}
 
     async def paths(self) -> set[str]:
         """Return what is there of the video, whatever the question."""

@@ -6,6 +6,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from deployments.contracts import GenerationOptions
 from deployments.vision.prompts import DEFAULT_PROMPT
+from pipelines.describe import DescribeOptions
+from pipelines.events import EventKinds
 from pipelines.plan import SamplingOptions
 from pipelines.video import DecoderName, VideoInfo
 
@@ -20,8 +22,13 @@ class AnalysisOptions(BaseModel):
     sampling: SamplingOptions = SamplingOptions()
     generation: GenerationOptions = GenerationOptions()
     decoder: DecoderName = "pyav"
+    events: EventKinds = ()
     deadline_s: Annotated[float, Field(gt=0.0, le=30 * 24 * 3600.0)] | None = None
     """Seconds from the first attempt's start after which what is not described yet is given up; None: never."""
+
+    def describe_options(self) -> DescribeOptions:
+        """Return what the model is asked about each clip."""
+        return DescribeOptions(self.prompt, self.generation, event_kinds=self.events)
 
 
 class AnalysisRequest(BaseModel):

@@ -12,7 +12,7 @@ from deployments.contracts import ModelInfo
 from deployments.errors import AppError, Cancelled, DeadlineExceeded, EngineFailed, ModelLoadFailed, SourceNotFound
 from pipelines import store as objects
 from pipelines.chain import split_runs
-from pipelines.describe import DescribeOptions, Describer
+from pipelines.describe import Describer
 from pipelines.drive import drive
 from pipelines.outcome import ClipError, ClipOutcome
 from pipelines.plan import plan_clips
@@ -24,7 +24,7 @@ from serve_app.analyses.journal import Event
 from serve_app.analyses.ledger import AnalysisLedger, Claim
 from serve_app.analyses.progress import Progress
 from serve_app.analyses.request import AnalysisRequest
-from serve_app.analyses.scribe import Scribe
+from serve_app.analyses.scribe import Scribe, Told
 from serve_app.analyses.tally import Tally
 
 _MOST_BARREN_ATTEMPTS = 5
@@ -172,7 +172,6 @@ class Run:
         request, means = self._request, self._means
         video = request.video
         size = means.model.frame_spec.target_size(video.width, video.height)
-        options = DescribeOptions(request.options.prompt, request.options.generation)
         by_index = {clip.index: clip for clip in pending}
 
         async def record(_: str, outcome: ClipOutcome) -> None:
@@ -187,7 +186,7 @@ class Run:
             await drive(
                 runs,
                 means.describer,
-                {request.id: options},
+                {request.id: request.options.describe_options()},
                 record,
                 in_flight=means.in_flight,
                 decode_cpus=means.decode_cpus,
@@ -211,7 +210,12 @@ class Run:
 
     async def _tell_clip(self, scribe: Scribe, outcome: ClipOutcome) -> None:
         self._outcomes[outcome.index] = outcome
-        await scribe.tell("clip", outcome.as_json() | {"round": self._round})
+        told: list[Told] = [("clip", outcome.as_json() | {"round": self._round})]
+        if outcome.events_error is not None:
+            # In one object with the clip's own event, by which a later attempt knows that both are told.
+            where = {"round": self._round, "index": outcome.index}
+            told.append(("warning", where | asdict(outcome.events_error)))
+        await scribe.tell_together(*told)
         self._means.tally.clip(self._means.model.name, outcome)
         if self._first_caption_due and outcome.error is None:
             self._first_caption_due = False
@@ -240,6 +244,7 @@ class Run:
             outcomes=outcomes,
             reused=sum(outcome.reused for outcome in outcomes),
             timings={"attempt_s": round(time.perf_counter() - self._begun_s, 6)},
+            event_kinds=request.options.events,
         )
         status = "cancelled" if isinstance(stopped, Cancelled) else status_of(outcomes)
         return result | {"status": status, "round": self._round, "attempts": self._claim.attempt}

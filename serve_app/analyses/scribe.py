@@ -6,6 +6,8 @@ from typing import Any
 
 from serve_app.analyses.journal import Event, EventType, Journal
 
+Told = tuple[EventType, dict[str, Any]]
+
 
 class Scribe:
     """The one writer of a journal; events that are told while others are written go into the next object together."""
@@ -18,14 +20,19 @@ class Scribe:
         self._failure: Exception | None = None
 
     async def tell(self, kind: EventType, data: dict[str, Any]) -> None:
-        """Append an event; it stands when this returns, and is written also when the caller is cancelled.
+        """Append an event, as `tell_together` does several."""
+        await self.tell_together((kind, data))
+
+    async def tell_together(self, *told: Told) -> None:
+        """Append events that stand all or none, which they do when this returns, also when the caller is cancelled.
 
         Raises Deposed and StorageFailed, from the first failure on every time: nothing can stand behind a gap.
         """
         if self._failure is not None:
             raise self._failure
         written: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append((written, kind, time.time(), data))
+        at_s = time.time()
+        self._waiting += [(written, kind, at_s, data) for kind, data in told]
         if self._writing is None or self._writing.done():
             self._writing = asyncio.create_task(self._write())
         await asyncio.shield(written)
@@ -43,7 +50,7 @@ class Scribe:
                 self._failure = failure
                 some, self._waiting = some + self._waiting, []
             self._last_id = events[-1].id
-            for written, *_ in some:
+            for written in {written for written, *_ in some}:
                 if self._failure is None:
                     written.set_result(None)
                 else:

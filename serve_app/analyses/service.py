@@ -83,10 +83,7 @@ class Analyses:
         """
         self._files.require_room(0)
         file = await self._files.get(principal, asked.file_id)
-        model = self._models.get(asked.options.model)
-        if model is None:
-            known = ", ".join(sorted(self._models))
-            raise UnknownModel(f"expected one of the models {known}, got {asked.options.model!r}", param="model")
+        model = self.model(asked.options.model)
         model.frame_spec.target_size(file.video.width, file.video.height)
         plan_clips(file.video, asked.options.sampling, max_frames=model.max_frames)
         request = AnalysisRequest(
@@ -106,6 +103,14 @@ class Analyses:
         self.submitted += await self._ledger(principal, request.id).submit(request) is request
         await self._nudge()
         return await self.get(principal, request.id)
+
+    def model(self, name: str) -> ModelInfo:
+        """Return what is known of a model that can be asked. Raises UnknownModel."""
+        model = self._models.get(name)
+        if model is None:
+            known = ", ".join(sorted(self._models))
+            raise UnknownModel(f"expected one of the models {known}, got {name!r}", param="model")
+        return model
 
     async def _id(self, principal: Principal, asked: Asked) -> str:
         """Return a new id, or the one that was given out for the client's key."""

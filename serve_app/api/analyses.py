@@ -1,76 +1,25 @@
 """`/v1/analyses`: ask for one and get its id at once, then look at it, watch it, stop it, or have it done again."""
 
-import json
 import time
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Header, Query, Response
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
+from pydantic import BaseModel, ConfigDict, JsonValue
 
-from deployments.contracts import GenerationOptions
-from deployments.errors import AnalysisConflict, InvalidOption
-from deployments.validation import parse
-from deployments.vision.prompts import DEFAULT_PROMPT
+from deployments.errors import AnalysisConflict
 from pipelines.exports import FORMATS, export
-from pipelines.plan import SamplingOptions
-from serve_app.analyses.request import AnalysisOptions
 from serve_app.analyses.service import Asked, View
 from serve_app.api.access import Analyst, Injected, Viewer
 from serve_app.api.errors import ErrorAnswer
+from serve_app.api.examples import ANALYSIS, RESULT
+from serve_app.api.files import REFUSED
+from serve_app.api.form import plain_name
+from serve_app.api.new_analysis import NewAnalysis
+from serve_app.files import Naming
+from serve_app.principal import Principal
+from serve_app.services import Services
 
 router = APIRouter(prefix="/v1/analyses", tags=["analyses"])
-
-_MAX_METADATA_BYTES = 16_384
-_SAMPLING, _GENERATION = SamplingOptions.model_fields, GenerationOptions.model_fields
-
-
-class NewAnalysis(BaseModel):
-    """What to describe, and how. Options that are left out have the values shown; times are seconds of the video."""
-
-    model_config = ConfigDict(
-        extra="forbid",
-        json_schema_extra={"examples": [{"file_id": "file_019ab0c1d2e3f4a5b6c7d8e9", "prompt": "What happens here?"}]},
-    )
-
-    file_id: Annotated[str, Field(max_length=64)]
-    model: Annotated[str | None, Field(max_length=64, description="one of /v1/models; without it, the default")] = None
-    prompt: Annotated[str, Field(min_length=1, max_length=16_384)] = DEFAULT_PROMPT
-    per: Literal["clip", "frame"] = "clip"
-    clip_duration_s: Annotated[float, Field(gt=0.0, le=3600.0)] = 10.0
-    clip_overlap_s: Annotated[float, Field(ge=0.0, le=3600.0)] = 0.0
-    fps: Annotated[float | None, Field(gt=0.0, le=240.0, description="frames a second; 1 without any option")] = None
-    frames_per_clip: Annotated[int | None, Field(ge=1, le=4096, description="instead of fps")] = None
-    start_s: Annotated[float, Field(ge=0.0, le=7 * 24 * 3600.0)] = 0.0
-    end_s: Annotated[float | None, Field(gt=0.0, le=7 * 24 * 3600.0)] = None
-    max_tokens: Annotated[int, Field(ge=1, le=4096)] = 128
-    temperature: Annotated[float, Field(ge=0.0, le=2.0)] = 0.0
-    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
-    decoder: Literal["pyav", "decord"] = "pyav"
-    deadline_s: Annotated[
-        float | None, Field(gt=0.0, le=30 * 24 * 3600.0, description="what is not described by then is given up")
-    ] = None
-    metadata: Annotated[dict[str, JsonValue], Field(description="for your own use; kept as it is")] = {}
-
-    @model_validator(mode="after")
-    def _small(self) -> "NewAnalysis":
-        size = len(json.dumps(self.metadata))
-        if size > _MAX_METADATA_BYTES:
-            raise ValueError(f"metadata must have at most {_MAX_METADATA_BYTES} bytes as JSON, got {size}")
-        return self
-
-    def options(self, default_model: str) -> AnalysisOptions:
-        """Return the options as the analysis knows them. Raises InvalidOption where two do not go together."""
-        given = self.model_dump()
-        sampling = parse(SamplingOptions, {name: given[name] for name in _SAMPLING}, error=InvalidOption)
-        generation = parse(GenerationOptions, {name: given[name] for name in _GENERATION}, error=InvalidOption)
-        return AnalysisOptions(
-            model=self.model or default_model,
-            prompt=self.prompt,
-            sampling=sampling,
-            generation=generation,
-            decoder=self.decoder,
-            deadline_s=self.deadline_s,
-        )
 
 
 class ProgressObject(BaseModel):
@@ -85,6 +34,8 @@ class ProgressObject(BaseModel):
 
 class AnalysisObject(BaseModel):
     """An analysis as it stands. Times (`…_at`) are in seconds since 1970; `coverage` comes with the result."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [ANALYSIS]})
 
     id: str
     object: Literal["analysis"] = "analysis"
@@ -133,11 +84,22 @@ _CONFLICT: dict[int | str, dict[str, Any]] = {409: {"model": ErrorAnswer, "descr
 After = Annotated[int, Query(ge=0, lt=2**53, description="the id of the last event you have")]
 
 
+ACCEPTED: dict[int | str, dict[str, Any]] = {
+    202: {
+        "description": "Accepted: it stands, and runs when its turn comes",
+        "headers": {"Location": {"description": "where the analysis is shown", "schema": {"type": "string"}}},
+    }
+}
+
+
 @router.post(
     "",
     status_code=202,
     responses={
-        404: {"model": ErrorAnswer, "description": "No such file of yours, or no such model"},
+        **ACCEPTED,
+        **{status: REFUSED[status] for status in (413, 415, 503)},
+        403: {"model": ErrorAnswer, "description": "Not your role, or a url that the server may not read"},
+        404: {"model": ErrorAnswer, "description": "No such file of yours, no such model, or nothing at the url"},
         409: {"model": ErrorAnswer, "description": "The Idempotency-Key came with another request before"},
     },
 )
@@ -148,9 +110,25 @@ async def create_analysis(
     services: Injected,
     idempotency_key: Annotated[str | None, Header(min_length=1, max_length=255)] = None,
 ) -> AnalysisObject:
-    """Accept an analysis and return its id at once. The same `Idempotency-Key` asks for the same one again."""
-    wanted = Asked(asked.file_id, asked.options(services.default_model), asked.metadata, idempotency_key)
-    view = await services.analyses.submit(principal, wanted)
+    """Accept an analysis and return its id at once. The same `Idempotency-Key` asks for the same one again.
+
+    A video at a `url` becomes a file of yours first, and the answer waits for that; redirects are not followed. A
+    client that cannot wait sends the bytes itself, to `/v1/files`.
+    """
+    options = asked.options(services.default_model)
+    services.analyses.model(options.model)
+    file_id = asked.file_id or await _fetched(str(asked.url), principal, services)
+    return await accept(Asked(file_id, options, asked.metadata, idempotency_key), response, principal, services)
+
+
+async def _fetched(url: str, principal: Principal, services: Services) -> str:
+    async with services.sources.open(url) as found:
+        return (await services.files.add(principal, Naming(plain_name(found.name)), found.content)).id
+
+
+async def accept(asked: Asked, response: Response, principal: Principal, services: Services) -> AnalysisObject:
+    """Accept the analysis and say where it is."""
+    view = await services.analyses.submit(principal, asked)
     response.headers["Location"] = f"/v1/analyses/{view.request.id}"
     return analysis_object(view)
 
@@ -192,7 +170,7 @@ async def list_clips(
 _FORMAT_ANSWERS: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "The result in the format that was asked for",
-        "content": {media: {} for _, media, _ in FORMATS.values()},
+        "content": {media: {} for _, media, _ in FORMATS.values()} | {"application/json": {"example": RESULT}},
     }
 }
 
@@ -204,7 +182,11 @@ async def get_result(
     services: Injected,
     format: Annotated[Literal["json", "vtt", "srt", "csv", "md"], Query()] = "json",
 ) -> Response:
-    """Return the timeline, in order, with the account of what was and was not seen; 409 until the analysis is done."""
+    """Return the timeline, in order, with the account of what was and was not seen; 409 until the analysis is done.
+
+    `events` has those of all clips by their time in the video. A clip whose answer about events was no valid list has
+    an `events_error` instead, and a `warning` among the analysis's events.
+    """
     view = await services.analyses.get(principal, analysis_id)
     if view.result is None:
         raise AnalysisConflict(f"expected an analysis that is done, got one that is {view.progress.state}")
@@ -244,7 +226,13 @@ def analysis_object(view: View) -> AnalysisObject:
         file_id=request.file_id,
         filename=request.filename,
         model=options.model,
-        options=flat | {"prompt": options.prompt, "decoder": options.decoder, "deadline_s": options.deadline_s},
+        options=flat
+        | {
+            "prompt": options.prompt,
+            "decoder": options.decoder,
+            "events": list(options.events),
+            "deadline_s": options.deadline_s,
+        },
         metadata=request.metadata,
         created_at=request.created_at,
         started_at=progress.started_at,

@@ -6,12 +6,21 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 
-from serve_app.api import analyses, events, files, health, metrics, stats, uploads
+from serve_app.api import analyses, analyze, events, files, health, metrics, stats, uploads
 from serve_app.api.errors import ErrorAnswer, add_error_handlers
 from serve_app.api.request_log import RequestLog
 from serve_app.services import Services
 
-ROUTERS = (health.router, files.router, uploads.router, analyses.router, events.router, stats.router, metrics.router)
+ROUTERS = (
+    health.router,
+    files.router,
+    uploads.router,
+    analyses.router,
+    analyze.router,
+    events.router,
+    stats.router,
+    metrics.router,
+)
 
 
 def create_app(services: Services, *, behind_proxy: bool = False) -> FastAPI:

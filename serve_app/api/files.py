@@ -76,7 +76,7 @@ class FileDeleted(BaseModel):
 
 
 _MISSING: dict[int | str, dict[str, Any]] = {404: {"model": ErrorAnswer, "description": "No such file of yours"}}
-_REFUSED: dict[int | str, dict[str, Any]] = {
+REFUSED: dict[int | str, dict[str, Any]] = {
     400: {"model": ErrorAnswer, "description": "No form with one file"},
     408: {"model": ErrorAnswer, "description": "The body stopped coming"},
     413: {"model": ErrorAnswer, "description": "Too many bytes for one request or one file"},
@@ -119,7 +119,7 @@ def file_object(file: StoredFile) -> FileObject:
     )
 
 
-@router.post("", status_code=201, responses=_REFUSED, openapi_extra={"requestBody": _BODY})
+@router.post("", status_code=201, responses=REFUSED, openapi_extra={"requestBody": _BODY})
 async def create_file(request: Request, principal: Analyst, services: Injected) -> FileObject:
     """Store a video. The bytes decide what it is, not its name; the same bytes are stored once and keep their id.
 

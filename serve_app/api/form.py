@@ -16,7 +16,7 @@ IDLE_BODY_S = 15.0
 """A body that brings nothing for so long is cut: it holds a place that others wait for."""
 _FORM_BYTES = 64 << 10
 """Room for the fields and the form's own lines beside a file."""
-_MAX_FIELDS = 16
+_MAX_FIELDS = 64
 _UNSHOWABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 _MAX_FILENAME = 255
 

@@ -11,6 +11,7 @@ from obstore.store import ObjectStore
 from deployments.contracts import Caption, DescribeRequest, ModelInfo
 from deployments.errors import ClipRejected
 from deployments.vision.deployment import ModelStatus
+from deployments.vision.prompts import first_kind
 from pipelines.describe import Describer
 from pipelines.sandbox import Sandbox
 from pipelines.video import VideoInfo
@@ -19,18 +20,24 @@ from serve_app.analyses.service import Analyses
 from serve_app.figures import UploadFigures
 from serve_app.files import Files
 from serve_app.principal import LOCAL, Principal, Role
-from serve_app.stats import Replicas, Sources, Statistics
+from serve_app.settings import SourceSettings
+from serve_app.sources import Sources
+from serve_app.stats import Replicas, Statistics, StatsSources
 from serve_app.uploads import Uploads
 
 MAX_FILE_BYTES, MAX_PART_BYTES, TTL_S = 400_000, 100_000, 3600
 
 
 class FakeModel:
-    """Says when a clip begins; `bad` clips (by their start) are rejected; held, it answers as often as it may."""
+    """Says when a clip begins; `bad` clips (by their start) are rejected; held, it answers as often as it may.
+
+    Asked for events, it says `events` about every clip.
+    """
 
     def __init__(self) -> None:
         self.calls: list[float] = []
         self.bad: set[float] = set()
+        self.events = "[]"
         self.held = False
         self.permits = asyncio.Semaphore(0)
 
@@ -42,7 +49,7 @@ class FakeModel:
             await self.permits.acquire()
         if start_s in self.bad:
             raise ClipRejected("not this one")
-        return Caption(f"{start_s:g}", 1, 1, "stop")
+        return Caption(f"{start_s:g}" if first_kind(request.prompt) is None else self.events, 1, 1, "stop")
 
 
 class FakeServices:
@@ -55,13 +62,14 @@ class FakeServices:
         self.files = Files(store, self._probe, max_bytes=MAX_FILE_BYTES)
         self.uploads = Uploads(store, self.files, max_part_bytes=MAX_PART_BYTES, ttl_s=TTL_S)
         infos = {status.info.name: status.info for status in statuses}
+        self.sources = Sources(SourceSettings(), max_bytes=MAX_FILE_BYTES)
         self.analyses = Analyses(store, self.files, infos, self._nudge)
         self.default_model = next(iter(infos), "none")
         self.statuses = list(statuses)
         self.error: Exception | None = None
         self.replicas = Replicas()
         self.upload_figures = UploadFigures(pending=None, counted_at=None)
-        sources = Sources(
+        sources = StatsSources(
             self.files, self.analyses, self.model_statuses, self._replicas, uploads=lambda: self.upload_figures
         )
         self.stats = Statistics(store, sources, started_s=time.monotonic())

@@ -2,13 +2,19 @@
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
-from pipelines.command_line import FAILED, USAGE, run_command
+from deployments.contracts import GenerationOptions
+from pipelines.command_line import FAILED, USAGE, analysis_options, run_command
+from pipelines.events import ClipEvent
+from pipelines.plan import SamplingOptions
 from serve_app.cli import app
+from serve_app.terminal import print_timeline
 from tests import videos
+from tests.unit.pipelines.test_results import described, result, with_events, with_invalid_events
 
 
 @pytest.fixture
@@ -58,6 +64,8 @@ def refused(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
         (("analyze", "good.mp4", "--temperature", "3"), "temperature: input should be less than or equal to 2, got 3"),
         (("analyze", "good.mp4", "--decoder", "vlc"), "decoder must be pyav or decord, got 'vlc'"),
         (("analyze", "good.mp4", "--prompt", " "), "prompt must say something, got ' '"),
+        (("analyze", "good.mp4", "--event", "a\nb"), "a kind of event must be printable text"),
+        (("analyze", "good.mp4", *("--event", "a") * 2), "events must name each kind once, got 'a' again"),
         (("analyze", "good.mp4", "--model", "gpt"), "expected one of the models demo, got 'gpt'"),
         (("analyze", "good.mp4", "--config", "none.yaml"), "expected a readable config file, got No such file"),
         (("analyze", "good.mp4", "--out", "good.mp4"), "output must be a directory or a URL, got a file: good.mp4"),
@@ -130,6 +138,8 @@ def test_a_file_that_is_no_video_is_one_line_and_exit_code_1(
         ({"models": {"demo": {"checkpont": "x"}}}, "got unknown key args.models.demo.checkpont"),
         ({"default_model": "other"}, "default_model must be one of demo, got 'other'"),
         ({"decode_cpus": 0}, "decode_cpus: input should be greater than 0, got 0"),
+        ({"sources": {"allowed_directories": ["films"]}}, "expected absolute paths, got 'films'"),
+        ({"sources": {"allowed_hosts": ["https://a.example"]}}, "sources.allowed_hosts.0: string should match pattern"),
     ],
 )
 def test_a_wrong_config_is_one_line_and_exit_code_2(
@@ -145,3 +155,19 @@ def test_a_wrong_config_is_one_line_and_exit_code_2(
     code, line = refused(capsys, monkeypatch, "analyze", "good.mp4")
     assert said in line
     assert code == USAGE
+
+
+def test_events_are_asked_for_by_the_options_and_printed_below_the_timeline(capsys: pytest.CaptureFixture[str]) -> None:
+    given: dict[str, Any] = {
+        name: field.default for name, field in (SamplingOptions.model_fields | GenerationOptions.model_fields).items()
+    }
+    asked = analysis_options(given | {"prompt": "What?", "decoder": "pyav", "event": ["fall", "rise"]})
+    assert asked.event_kinds == asked.describe_options().event_kinds == ("fall", "rise")
+    made = result(
+        with_events(described(0, 0, 10), ClipEvent("fall", "a cat", 2.5)),
+        with_invalid_events(described(1, 10, 20)),
+        event_kinds=asked.event_kinds,
+    )
+    print_timeline(made, "out")
+    said = capsys.readouterr().out
+    assert "\nevents:\n  00:02 fall: a cat\n  [not valid at 00:10 – 00:20] expected a list, got none\n" in said

@@ -5,14 +5,14 @@ import contextlib
 import dataclasses
 import functools
 import json
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 from obstore.store import ObjectStore
 
-from deployments.errors import AnalysisConflict, Deposed, NotFound, UnknownModel
+from deployments.errors import AnalysisConflict, Deposed, NotFound, StorageFailed, UnknownModel
 from deployments.settings import VisionSettings
 from deployments.vision.catalog import model_info
 from pipelines.plan import SamplingOptions
@@ -188,6 +188,73 @@ def test_what_a_killed_runner_left_is_gone_on_with(play: Play, monkeypatch: pyte
             (1, 1),
             (1, 1),
         ]
+
+    play(scenario)
+
+
+def test_events_that_are_not_valid_are_warned_of_once_whatever_dies(
+    play: Play, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    append, written = Journal.append, list[Event]()
+
+    async def dying(journal: Journal, events: Sequence[Event]) -> None:
+        """Write the events of one clip at most, then die: no runner gets to what it would have written next."""
+        if written:
+            raise StorageFailed("died")
+        await append(journal, events)
+        written.extend(event for event in events if event.type == "clip")
+
+    async def scenario(house: House) -> None:
+        house.model.events = "nothing of that kind"
+        one = (await house.submit(events=("fall",))).request.id
+        ledger = AnalysisLedger(house.store, "ann", one)
+        with monkeypatch.context() as patched:
+            patched.setattr(Journal, "append", dying)
+            for _ in range(3):
+                written.clear()
+                runner = house.start()
+                attempts = len(await ledger.claims())
+                await until(lambda: bool(written))
+                await kill(runner, patched)
+                assert len(await ledger.claims()) == attempts + 1
+        house.start()
+        view = await house.done(one)
+        events = await house.events(one)
+        assert [event.id for event in events] == list(range(1, len(events) + 1))
+        clips = [event for event in events if event.type == "clip"]
+        warnings = [event for event in events if event.type == "warning"]
+        assert sorted(event.data["index"] for event in clips) == list(range(CLIPS))
+        assert [event.id for event in warnings] == [event.id + 1 for event in clips], "right behind its clip"
+        assert [event.data["index"] for event in warnings] == [event.data["index"] for event in clips]
+        assert warnings[0].data["code"] == "invalid_events"
+        assert warnings[0].data["message"] == "expected a JSON array of events, got 'nothing of that kind'"
+        assert view.progress.state == "completed", "a clip whose events are not valid is described"
+        assert view.result is not None
+        assert (view.result["coverage"]["clips_events_valid"], view.result["coverage"]["clips_events_invalid"]) == (
+            0,
+            CLIPS,
+        )
+
+    play(scenario)
+
+
+def test_the_events_of_all_clips_make_one_timeline_and_other_kinds_are_another_question(play: Play) -> None:
+    async def scenario(house: House) -> None:
+        house.start()
+        house.model.events = json.dumps([{"event": "fall", "object": "a cat", "time_s": 4}])
+        view = await house.done((await house.submit(events=("fall", "rise"))).request.id)
+        assert view.result is not None
+        assert [(event["time_s"], event["clip"]) for event in view.result["events"]] == [
+            (10.0 * index + 4, index) for index in range(CLIPS)
+        ]
+        assert len(house.model.calls) == 2 * CLIPS
+        for events, calls in ((("fall", "rise"), 0), (("fall",), 2 * CLIPS), ((), CLIPS)):
+            house.model.calls.clear()
+            view = await house.done((await house.submit(events=events)).request.id)
+            assert view.result is not None
+            assert len(house.model.calls) == calls
+            assert view.result["coverage"]["reused"] == (0 if calls else CLIPS)
+            assert len(view.result["events"]) == (CLIPS if events else 0)
 
     play(scenario)
 

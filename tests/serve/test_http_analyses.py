@@ -21,8 +21,8 @@ pytestmark = pytest.mark.timeout(180)
 
 @pytest.fixture(scope="module")
 def url(cluster: Cluster) -> str:
-    """An app whose clips take a tenth of a second each."""
-    config = simulated_config(fixed_s=0.1)
+    """An app whose clips take a tenth of a second each, and whose events of the first four seconds are no JSON."""
+    config = simulated_config(fixed_s=0.1, failures=[{"kind": "invalid_events", "end_s": 4.0}])
     vision = config["applications"][0]["deployments"][-1]
     vision["user_config"] = {"max_batch_clips": 1}
     cluster.restart_app(config)
@@ -35,8 +35,8 @@ def file_id(url: str, sample: Path) -> str:
     return one
 
 
-def ask(url: str, file_id: str, prompt: str) -> dict[str, Any]:
-    body = {"file_id": file_id, "clip_duration_s": 2.0, "prompt": prompt}
+def ask(url: str, file_id: str, prompt: str, **options: Any) -> dict[str, Any]:
+    body = {"file_id": file_id, "clip_duration_s": 2.0, "prompt": prompt} | options
     answer = httpx2.post(f"{url}/v1/analyses", json=body)
     assert answer.status_code == 202, answer.text
     analysis: dict[str, Any] = answer.json()
@@ -97,6 +97,19 @@ def test_the_figures_come_from_runner_replicas_and_ledger(url: str, file_id: str
     described = [one.value for one in samples if one.labels.get("outcome") == "described"]
     assert sum(described) >= CLIPS
     assert {one.labels["route"] for one in samples if one.name == "vidray_http_requests_total"} >= {"/v1/analyses"}
+
+
+def test_events_are_found_in_every_clip_but_those_that_were_answered_wrongly(url: str, file_id: str) -> None:
+    one = ask(url, file_id, "events", events=["a fall", "a rise"], frames_per_clip=2, end_s=20.0)["id"]
+    events = list(watch(url, one))
+    assert [event["id"] for event in events] == list(range(1, len(events) + 1))
+    assert sorted(event["index"] for event in events if event["type"] == "warning") == [0, 1]
+    result = httpx2.get(f"{url}/v1/analyses/{one}/result").json()
+    assert [event["clip"] for event in result["events"]] == list(range(2, 10))
+    assert {event["event"] for event in result["events"]} == {"a fall"}
+    assert all(abs(event["time_s"] - (2.0 * event["clip"] + 1.0)) < 0.05 for event in result["events"])
+    assert (result["coverage"]["clips_events_valid"], result["coverage"]["clips_events_invalid"]) == (8, 2)
+    assert [clip["events_error"]["code"] for clip in result["clips"][:2]] == ["invalid_events"] * 2
 
 
 @pytest.mark.parametrize("deployment", ["runner", "vision-sim"])

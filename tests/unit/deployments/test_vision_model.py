@@ -1,6 +1,8 @@
 """The replica as a plain class: no Ray."""
 
 import asyncio
+import dataclasses
+import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +14,7 @@ from deployments.contracts import Caption, DescribeRequest, FrameBatch, Generati
 from deployments.errors import ClipRejected, EngineFailed, InvalidConfig, ModelLoadFailed
 from deployments.settings import Failure, SimulatedSettings, VisionSettings
 from deployments.vision.deployment import VisionModel
+from deployments.vision.prompts import events_prompt
 from deployments.vision.simulated import SimulatedEngine
 
 
@@ -128,6 +131,18 @@ def test_simulated_failures_happen_where_and_as_often_as_asked() -> None:
     for _ in range(2):
         with pytest.raises(ClipRejected):
             engine.describe([request(30.0)])
+
+
+def test_the_simulated_engine_sees_the_first_kind_at_the_middle_frame_and_answers_wrongly_on_demand() -> None:
+    failure = Failure(start_s=10.0, end_s=20.0, kind="invalid_events", times=1)
+    engine = SimulatedEngine(SimulatedSettings(frame_s=0.0, failures=(failure,)))
+    asked = dataclasses.replace(request(12.0, count=5), prompt=events_prompt(["fällt", "rises"]))
+    caption, invalid = engine.describe([request(12.0), asked])
+    assert caption.text.startswith("Simulated caption")
+    assert "no JSON" in invalid.text
+    [valid] = engine.describe([asked])
+    middle_s = float(asked.frames.pts_s[2] - asked.frames.pts_s[0])
+    assert json.loads(valid.text) == [{"event": "fällt", "object": "simulated", "time_s": middle_s}]
 
 
 def test_the_simulated_engine_logs_every_clip_it_describes(tmp_path: Path) -> None:

@@ -9,7 +9,9 @@ import pytest
 from deployments.contracts import Caption, DescribeRequest, FrameBatch, GenerationOptions
 from deployments.errors import ClipRejected, EngineFailed, ModelLoadFailed, Overloaded, ReplicaLost
 from deployments.retry import RetryPolicy
+from deployments.vision.prompts import events_prompt
 from pipelines.describe import DescribeOptions, describe_clip
+from pipelines.events import ClipEvent
 from pipelines.outcome import ClipError, ClipOutcome, DecodedClip
 from pipelines.video import ClipPlan
 
@@ -139,6 +141,111 @@ def test_a_model_that_cannot_load_ends_the_analysis_instead_of_failing_clip_afte
 def test_a_call_that_the_other_side_cancelled_is_tried_again() -> None:
     outcome = outcome_of(Scripted(asyncio.CancelledError()))
     assert (outcome.text, outcome.attempts) == ("A cat.", 2)
+
+
+class Asked:
+    """Answers the caption and the events as scripted, an error or a text at a time, and says when each was asked."""
+
+    def __init__(self, caption: list[str | Exception], events: list[str | Exception]) -> None:
+        self.script = {"What?": caption, events_prompt(KINDS): events}
+        self.calls: list[DescribeRequest] = []
+        self.most_at_once = self.at_once = 0
+
+    async def describe(self, request: DescribeRequest) -> Caption:
+        self.calls.append(request)
+        self.at_once += 1
+        self.most_at_once = max(self.most_at_once, self.at_once)
+        await asyncio.sleep(0.005)
+        self.at_once -= 1
+        answer = self.script[request.prompt].pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return Caption(answer, 12 + self.most_at_once, len(answer), "stop", engine_s=0.5, queue_s=0.1 * len(answer))
+
+    def prompts(self) -> list[str]:
+        return ["caption" if request.prompt == "What?" else "events" for request in self.calls]
+
+
+KINDS = ("fall", "rise")
+FALL = '[{"event": "fall", "time_s": 2}]'
+
+
+def asked_for_events(model: Asked) -> ClipOutcome:
+    options = DescribeOptions("What?", GenerationOptions(max_tokens=9, seed=4), QUICK, event_kinds=KINDS)
+    return asyncio.run(describe_clip(clip(), model, options, random.Random(0), asyncio.Lock()))
+
+
+def test_events_are_asked_for_beside_the_caption_and_counted_apart() -> None:
+    model = Asked(["A cat."], [FALL])
+    outcome = asked_for_events(model)
+    assert model.most_at_once == 2
+    assert [request.options for request in model.calls] == [
+        GenerationOptions(max_tokens=9, seed=4),
+        GenerationOptions(max_tokens=512, seed=4),
+    ]
+    assert (outcome.text, outcome.events, outcome.events_error) == ("A cat.", (ClipEvent("fall", None, 32.0),), None)
+    assert (outcome.tokens, outcome.events_tokens, outcome.attempts) == (6, len(FALL), 1)
+    assert (outcome.engine_s, outcome.queue_s) == (1.0, 3.2)
+    assert outcome.prompt_tokens == outcome.events_prompt_tokens == 14
+    assert outcome.as_json()["events"] == [{"event": "fall", "object": None, "time_s": 32.0}]
+    assert ClipOutcome.loads(outcome.dumps()) == outcome
+
+
+def test_an_answer_that_is_no_list_of_events_is_told_and_fails_no_clip() -> None:
+    model = Asked(["A cat."], ["Nothing \ud83d falls."])
+    outcome = asked_for_events(model)
+    assert (outcome.text, outcome.error, outcome.events) == ("A cat.", None, None)
+    assert outcome.events_error is not None
+    assert outcome.events_error.message == "expected a JSON array of events, got 'Nothing ? falls.'"
+    assert model.prompts() == ["caption", "events"], "asked once"
+    assert ClipOutcome.loads(outcome.dumps()) == outcome
+    assert "events" not in outcome.as_json()
+
+
+def test_only_the_question_without_an_answer_is_asked_again() -> None:
+    model = Asked(["A cat."], [EngineFailed("once"), Overloaded("full"), FALL])
+    outcome = asked_for_events(model)
+    assert (outcome.text, outcome.events, outcome.attempts) == ("A cat.", (ClipEvent("fall", None, 32.0),), 2)
+    assert model.prompts() == ["caption", "events", "events", "events"]
+
+
+def test_a_clip_whose_events_get_no_answer_fails_as_a_whole() -> None:
+    outcome = asked_for_events(Asked(["A cat."], [EngineFailed(f"attempt {n}") for n in (1, 2, 3)]))
+    assert (outcome.error, outcome.text) == (ClipError("engine_failed", "attempt 3", retryable=True), None)
+    assert (outcome.events, outcome.events_error, outcome.attempts) == (None, None, 3)
+
+
+@pytest.mark.parametrize(
+    ("caption", "events", "code", "calls"),
+    [
+        (Overloaded("full"), ClipRejected("never"), "clip_rejected", 2),
+        (ClipRejected("never"), ReplicaLost("died"), "clip_rejected", 2),
+        (ReplicaLost("died"), ReplicaLost("died"), "poison_clip", 8),
+    ],
+)
+def test_of_two_failures_the_graver_one_counts(caption: Exception, events: Exception, code: str, calls: int) -> None:
+    model = Asked([caption] * 4, [events] * 4)
+    outcome = asked_for_events(model)
+    assert outcome.error is not None
+    assert outcome.error.code == code
+    assert len(model.calls) == calls
+
+
+def test_a_bug_or_a_model_that_cannot_load_is_not_hidden_by_the_other_question() -> None:
+    with pytest.raises(ModelLoadFailed):
+        asked_for_events(Asked([ClipRejected("never")], [ModelLoadFailed("no weights")]))
+    with pytest.raises(KeyError):
+        asked_for_events(Asked([ModelLoadFailed("no weights")], [KeyError("a bug")]))
+
+
+def test_an_outcome_from_before_there_were_events_is_read_and_written_as_it_was() -> None:
+    old = (
+        b'{"index":3,"start_s":30.0,"end_s":40.0,"frames_planned":2,"pts_s":[30.0,35.0],"text":"A cat.","tokens":3,'
+        b'"prompt_tokens":12,"finish_reason":"stop","attempts":1,"served_by":"local","decode_s":0.25,"queue_s":0.1,'
+        b'"engine_s":0.5,"reused":false}'
+    )
+    assert ClipOutcome.loads(old) == outcome_of(Scripted())
+    assert outcome_of(Scripted()).dumps() == old
 
 
 class ReplicaThatDiesOf:

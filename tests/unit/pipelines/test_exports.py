@@ -14,10 +14,18 @@ from markdown_it import MarkdownIt
 from webvtt import WebVTT
 
 from deployments.errors import InvalidOption
+from pipelines.events import ClipEvent
 from pipelines.exports import CSV_HEADER, FORMATS, clock, export
 from pipelines.outcome import ClipError, ClipOutcome
 from pipelines.results import build_result
-from tests.unit.pipelines.test_results import SOURCE, described, failed, result
+from tests.unit.pipelines.test_results import (
+    SOURCE,
+    described,
+    failed,
+    result,
+    with_events,
+    with_invalid_events,
+)
 
 NASTY = (
     *(
@@ -265,11 +273,61 @@ def test_csv_reads_well() -> None:
     made = result(described(0, 0, 10, '=HYPERLINK("x")'), failed(1, 10, 20), described(2, 20, 30, "a\r\nb"))
     made["clips"][2]["start_s"] = -1.5
     assert export(made, "csv")[0] == (
-        "index,start_s,end_s,text,error_code,error_message,frames,tokens,served_by\r\n"
-        '2,-1.5,30,"a\r\nb",,,2,0,local\r\n'
-        '0,0,10,"\'=HYPERLINK(""x"")",,,2,0,local\r\n'
-        "1,10,20,,poison_clip,it died,0,0,\r\n"
+        "index,start_s,end_s,text,error_code,error_message,frames,tokens,served_by,events,events_error\r\n"
+        '2,-1.5,30,"a\r\nb",,,2,0,local,,\r\n'
+        '0,0,10,"\'=HYPERLINK(""x"")",,,2,0,local,,\r\n'
+        "1,10,20,,poison_clip,it died,0,0,,,\r\n"
     )
+
+
+SEEN = (
+    with_events(described(0, 0, 10), ClipEvent("fall", "a <b>cat</b>\n\n-->", 2.5), ClipEvent("=rise|", None, 61.0)),
+    with_events(described(1, 10, 20)),
+    with_invalid_events(described(2, 20, 30), "expected a list,\n\ngot -->"),
+)
+
+
+def test_events_stand_in_the_cues_of_their_clips() -> None:
+    made = result(*SEEN, event_kinds=["fall", "=rise|"])
+    text, _ = export(made, "vtt")
+    parsed = WebVTT.from_string(text, strict=True)
+    assert [html.unescape(cue.raw_text) for cue in parsed.captions] == [
+        "A cat.\n00:02 fall: a <b>cat</b> -->\n01:01 =rise|",
+        "A cat.",
+        "A cat.",
+    ]
+    assert parsed.header_comments[0].endswith("0 clips reused from an earlier run; events valid in 2 of 3 clips.")
+    assert parsed.footer_comments == ["Clip 2, 00:00:20.000 to 00:00:30.000, events not valid: expected a list, got →"]
+    srt = WebVTT.from_buffer(io.StringIO(export(made, "srt")[0], newline=""), format="srt")
+    assert [cue.raw_text for cue in srt.captions] == [
+        "A cat.\n00:02 fall: a <b>cat</b> →\n01:01 =rise|",
+        "A cat.",
+        "A cat.\n[events: invalid_events]",
+    ]
+
+
+def test_events_are_json_in_one_cell_of_csv() -> None:
+    rows = list(csv.DictReader(io.StringIO(export(result(*SEEN, event_kinds=["fall"]), "csv")[0], newline="")))
+    assert [event["time_s"] for event in json.loads(rows[0]["events"])] == [2.5, 61.0]
+    assert [row["events"] for row in rows[1:]] == ["[]", ""]
+    assert [row["events_error"] for row in rows] == ["", "", "expected a list,\n\ngot -->"]
+
+
+def test_events_are_a_table_of_their_own_in_markdown() -> None:
+    cells = cells_of(export(result(*SEEN, event_kinds=["fall", "=rise|"]), "md")[0])
+    assert cells[8:] == [
+        *("time", "event", "who or what"),
+        *("00:02", "fall", "a <b>cat</b> -->"),
+        *("01:01", "=rise|", ""),
+        *("00:20 – 00:30", "events not valid: expected a list, got -->", ""),
+    ]
+
+
+def test_a_result_from_before_there_were_events_is_exported_as_it_was() -> None:
+    made = result(described(0, 0, 10))
+    old = {name: value for name, value in made.items() if name not in ("events", "event_kinds")}
+    for name in ("vtt", "srt", "csv", "md"):
+        assert export(old, name) == export(made, name)
 
 
 def test_the_markdown_timeline_reads_well_and_no_caption_breaks_its_table() -> None:
