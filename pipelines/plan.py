@@ -1,7 +1,7 @@
 """Cut a video into clips and choose the times to sample: pure arithmetic, no video is opened."""
 
 import math
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -53,14 +53,18 @@ class SamplingOptions(BaseModel):
         return 1.0 / (self.fps or 1.0)
 
 
-def plan_clips(video: VideoInfo, options: SamplingOptions, *, max_frames: int) -> list[ClipPlan]:
-    """Return the clips that cover `[start_s, end_s)` of the video, in order, without gaps.
+class Cut(NamedTuple):
+    """`count` clips that begin `step_s` apart from `begin_s` on, `length_s` long each; the last goes on to `end_s`."""
 
-    Sample times are `start + k * sample_interval_s` inside each clip. A last piece shorter than half a sample
-    interval is not worth a clip: the clip before it is drawn out to the end instead. Raises InvalidOption when the
-    range lies outside the video, a clip would hold more than the model's `max_frames` frames, or there would be over
-    MAX_CLIPS.
-    """
+    begin_s: float
+    end_s: float
+    length_s: float
+    step_s: float
+    count: int
+
+
+def cut_of(video: VideoInfo, options: SamplingOptions, *, max_frames: int) -> Cut:
+    """Return where the clips lie without making them: at the same cost for any number. Raises as `plan_clips` does."""
     begin, end = options.start_s, min(options.end_s or math.inf, video.duration_s)
     if begin >= video.duration_s:
         raise InvalidOption(f"start_s must be below the video's duration ({video.duration_s:.3f}), got {begin:g}")
@@ -75,12 +79,29 @@ def plan_clips(video: VideoInfo, options: SamplingOptions, *, max_frames: int) -
     count = 1 + max(0, math.floor(round((end - begin - length - worth) / step, 9)) + 1)
     if count > MAX_CLIPS:
         raise InvalidOption(f"an analysis must have at most {MAX_CLIPS} clips, got {count}")
+    return Cut(begin, end, length, step, count)
+
+
+def plan_clips(video: VideoInfo, options: SamplingOptions, *, max_frames: int) -> list[ClipPlan]:
+    """Return the clips that cover `[start_s, end_s)` of the video, in order, without gaps.
+
+    Sample times are `start + k * sample_interval_s` inside each clip. A last piece shorter than half a sample
+    interval is not worth a clip: the clip before it is drawn out to the end instead. Raises InvalidOption when the
+    range lies outside the video, a clip would hold more than the model's `max_frames` frames, or there would be over
+    MAX_CLIPS.
+    """
+    begin, end, length, step, count = cut_of(video, options, max_frames=max_frames)
+    interval = options.sample_interval_s
+    # All clips but the last are of one length.
+    offsets = [k * interval for k in range(_samples_within(length, interval))]
     clips = []
     for index in range(count):
         start = begin + index * step
-        stop = end if index == count - 1 else start + length
-        within = min(length, stop - start)
-        times = tuple(start + k * interval for k in range(_samples_within(within, interval)))
+        stop = start + length
+        if index == count - 1:
+            stop = end
+            offsets = offsets[: _samples_within(min(length, stop - start), interval)]
+        times = tuple([start + offset for offset in offsets])
         clips.append(ClipPlan(index=index, start_s=round(start, 6), end_s=round(stop, 6), sample_times_s=times))
     return clips
 

@@ -68,6 +68,10 @@ class AnalysisLedger:
         data = await objects.find(self._store, f"{self._prefix}request.json")
         return None if data is None else AnalysisRequest.model_validate_json(data)
 
+    async def exists(self) -> bool:
+        """Say whether there is such an analysis, and it was not deleted."""
+        return await objects.exists(self._store, f"{self._prefix}request.json")
+
     async def claims(self) -> list[Claim]:
         """Return the attempts, the first one first."""
         paths = sorted(await objects.sizes_below(self._store, f"{self._prefix}attempts"))
@@ -127,7 +131,8 @@ class AnalysisLedger:
     async def result(self, number: int) -> dict[str, Any] | None:
         """Return how a round ended, None while it has not."""
         data = await objects.find(self._store, f"{self._prefix}result.{number:03d}.json")
-        return None if data is None else json.loads(data)
+        # One of a day of video is tens of megabytes: others wait their turn between two bytecodes, not for all of it.
+        return None if data is None else await asyncio.to_thread(json.loads, data)
 
     async def delete(self) -> None:
         """Remove everything; what says that it was goes last."""

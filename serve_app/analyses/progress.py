@@ -2,14 +2,23 @@
 
 from collections import deque
 from collections.abc import Iterable
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, NamedTuple, Self
 
 from serve_app.analyses.journal import Event
 
 State = Literal["queued", "running", "completed", "partial", "failed", "cancelled"]
-_PACE_CLIPS = 32
-"""The pace is that of the last so many clips: it follows what the cluster does now."""
+MOMENT_S = 0.5
+"""Clips that end within so long of each other, as those of one engine call do, end at one moment."""
+_PACE_MOMENTS = 32
+"""The pace is that of the last so many moments: it follows what the cluster does now."""
+
+
+class Moment(NamedTuple):
+    """`clips` that ended together, the first of them `at_s` seconds since 1970."""
+
+    at_s: float
+    clips: int
 
 
 @dataclass(slots=True)
@@ -26,9 +35,11 @@ class Progress:
     started_at: float | None = None
     first_caption_at: float | None = None
     finished_at: float | None = None
+    coverage: dict[str, Any] | None = None
+    """The account of what was and was not seen, once the analysis is done."""
     barren_attempts: int = 0
     """Attempts in a row, up to this one, that ended without a clip."""
-    _ends: deque[float] = field(default_factory=lambda: deque(maxlen=_PACE_CLIPS))
+    _moments: deque[Moment] = field(default_factory=lambda: deque(maxlen=_PACE_MOMENTS))
 
     def take(self, events: Iterable[Event]) -> None:
         """Take in the next events."""
@@ -42,7 +53,12 @@ class Progress:
                 self._take_clip(event)
             elif event.type == "done":
                 self.state = event.data["status"]
+                self.coverage = event.data["coverage"]
                 self.finished_at = event.at_s
+
+    def copy(self) -> Self:
+        """Return the progress as it stands now; what is taken in later does not change it."""
+        return replace(self, _moments=self._moments.copy())
 
     def _take_progress(self, event: Event) -> None:
         data = event.data
@@ -52,8 +68,9 @@ class Progress:
             data["clips_done"],
             data["clips_failed"],
         )
-        self.finished_at = None
-        self._ends.clear()
+        self.finished_at = self.coverage = None
+        # The time between two attempts is not the pace of either.
+        self._moments.clear()
         if self.state == "queued":  # a new round
             self.barren_attempts = 0
             self.started_at = self.first_caption_at = None
@@ -68,8 +85,13 @@ class Progress:
             self.clips_failed += 1
         else:
             self.first_caption_at = self.first_caption_at or event.at_s
-        if not event.data["reused"]:
-            self._ends.append(event.at_s)
+        if event.data["reused"]:
+            return
+        if self._moments and event.at_s - self._moments[-1].at_s < MOMENT_S:
+            last = self._moments.pop()
+            self._moments.append(last._replace(clips=last.clips + 1))
+        else:
+            self._moments.append(Moment(event.at_s, 1))
 
     @property
     def done(self) -> bool:
@@ -80,11 +102,20 @@ class Progress:
         return 0.0 if not self.clips_total else self.clips_done / self.clips_total
 
     def eta_s(self, now_s: float) -> float | None:
-        """Return the seconds until the end at the present pace; None while that is unknown."""
+        """Return the seconds until all clips are done at the present pace: 0 once done, None while that is unknown.
+
+        Counted are the clips of this attempt that were not reused, described or failed, at the last moments `0..k` at
+        which some ended. With `n` clips at the moments `1..k`, a clip takes `(at_k - at_0) / n`: what came before the
+        first moment (the model's start, reused captions) is no part of it, nor is the time between two attempts. Once
+        the next moment is overdue, `(now - at_0) / (n * (k + 1) / k)` is more, and that is taken: a pace that falls
+        shows at once. Unknown before a second moment.
+        """
         if self.done:
             return 0.0
-        if self.clips_total is None or len(self._ends) < 2:
+        k = len(self._moments) - 1
+        if self.clips_total is None or k < 1:
             return None
-        # With the time since the last end in it, a pace that falls shows at once.
-        pace_s = max(now_s - self._ends[0], self._ends[-1] - self._ends[0]) / len(self._ends)
-        return (self.clips_total - self.clips_done) * pace_s
+        at_0, at_k = self._moments[0].at_s, self._moments[-1].at_s
+        clips = sum(moment.clips for moment in self._moments) - self._moments[0].clips
+        clip_s = max((at_k - at_0) / clips, (now_s - at_0) / (clips * (k + 1) / k))
+        return (self.clips_total - self.clips_done) * clip_s

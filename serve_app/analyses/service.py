@@ -4,8 +4,8 @@ import asyncio
 import hashlib
 import json
 import time
-from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,18 +14,16 @@ from obstore.store import ObjectStore
 from deployments.contracts import ModelInfo
 from deployments.errors import AnalysisConflict, NotFound, UnknownModel
 from pipelines import store as objects
-from pipelines.ids import is_id, new_id
-from pipelines.plan import plan_clips
+from pipelines.ids import new_id
+from pipelines.plan import cut_of
+from serve_app.analyses.followed import Followed, View, missing
 from serve_app.analyses.journal import Event
 from serve_app.analyses.ledger import AnalysisLedger
-from serve_app.analyses.progress import Progress
 from serve_app.analyses.request import AnalysisOptions, AnalysisRequest
 from serve_app.analyses.watch import Watch
 from serve_app.files import Files
 from serve_app.principal import Principal
 
-_FOLLOWED = 2048
-"""Analyses whose progress a gateway remembers, so that a look at one reads its new events only."""
 _READS_AT_ONCE = 32
 
 
@@ -37,15 +35,6 @@ class Asked:
     options: AnalysisOptions
     metadata: dict[str, Any]
     key: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class View:
-    """An analysis as it stands."""
-
-    request: AnalysisRequest
-    progress: Progress
-    result: dict[str, Any] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +62,7 @@ class Analyses:
         self._watch = Watch()
         self.submitted = 0
         """Analyses accepted here since the start; one that a key names again is none."""
-        self._followed: OrderedDict[str, tuple[AnalysisRequest, Progress, asyncio.Lock]] = OrderedDict()
+        self._followed = Followed(store)
 
     async def submit(self, principal: Principal, asked: Asked) -> View:
         """Accept an analysis; it stands when this returns, and runs when its turn comes.
@@ -85,7 +74,7 @@ class Analyses:
         file = await self._files.get(principal, asked.file_id)
         model = self.model(asked.options.model)
         model.frame_spec.target_size(file.video.width, file.video.height)
-        plan_clips(file.video, asked.options.sampling, max_frames=model.max_frames)
+        cut_of(file.video, asked.options.sampling, max_frames=model.max_frames)
         request = AnalysisRequest(
             id=await self._id(principal, asked),
             owner=principal.owner,
@@ -129,42 +118,30 @@ class Analyses:
 
     async def get(self, principal: Principal, analysis_id: str) -> View:
         """Return the owner's analysis. Raises NotFound."""
-        request, progress, lock = await self._followed_one(principal, analysis_id)
-        ledger = self._ledger(principal, analysis_id)
-        async with lock:
-            while events := await ledger.journal.after(progress.last_id):
-                progress.take(events)
-        result = await ledger.result(progress.round) if progress.done else None
-        return View(request, progress, result)
+        return await self._followed.look(principal.owner, analysis_id)
 
-    async def _followed_one(
-        self, principal: Principal, analysis_id: str
-    ) -> tuple[AnalysisRequest, Progress, asyncio.Lock]:
-        known = self._followed.get(analysis_id)
-        if known is None:
-            ledger = self._ledger(principal, analysis_id)
-            request = await ledger.request() if is_id(analysis_id, "ana") else None
-            if request is None:
-                raise _missing(analysis_id)
-            progress = Progress()
-            progress.take(await ledger.journal.all_after(0))
-            known = self._followed.setdefault(analysis_id, (request, progress, asyncio.Lock()))
-        self._followed.move_to_end(analysis_id)
-        while len(self._followed) > _FOLLOWED:
-            self._followed.popitem(last=False)
-        if known[0].owner != principal.owner:
-            raise _missing(analysis_id)
-        return known
+    async def result(self, principal: Principal, analysis_id: str) -> dict[str, Any]:
+        """Return how the analysis ended. Raises NotFound, AnalysisConflict while it is not done."""
+        progress = (await self.get(principal, analysis_id)).progress
+        if not progress.done:
+            raise AnalysisConflict(f"expected an analysis that is done, got one that is {progress.state}")
+        result = await self._ledger(principal, analysis_id).result(progress.round)
+        if result is None:
+            raise missing(analysis_id)  # it is being deleted
+        return result
 
     async def page(self, principal: Principal, *, after: str | None, limit: int) -> Page:
         """Return at most `limit` of the owner's analyses, the newest first, those older than the id `after`."""
         ids = await objects.folders_below(self._store, f"owners/{principal.owner}/analyses")
         wanted = sorted((one for one in ids if after is None or one < after), reverse=True)
         views: list[View] = []
-        for at in range(0, min(len(wanted), limit), _READS_AT_ONCE):
-            some = (self._find(principal, one) for one in wanted[at : min(at + _READS_AT_ONCE, limit)])
-            views += [view for view in await asyncio.gather(*some) if view is not None]
-        return Page(views, len(wanted) > limit)
+        # A folder may hold nothing any more. One more than asked for tells whether more follow.
+        while wanted and len(views) <= limit:
+            most = min(_READS_AT_ONCE, limit + 1 - len(views))
+            some = await asyncio.gather(*(self._find(principal, one) for one in wanted[:most]))
+            views += [view for view in some if view is not None]
+            wanted = wanted[most:]
+        return Page(views[:limit], len(views) > limit)
 
     async def _find(self, principal: Principal, analysis_id: str) -> View | None:
         try:
@@ -176,17 +153,26 @@ class Analyses:
         self, principal: Principal, analysis_id: str, *, after: int, limit: int
     ) -> tuple[list[Event], bool]:
         """Return the outcomes so far, in the order in which they came, behind the event `after`; and if more follow."""
-        await self.get(principal, analysis_id)
-        events = await self._ledger(principal, analysis_id).journal.all_after(after)
-        clips = [event for event in events if event.type == "clip"]
+        view = await self.get(principal, analysis_id)
+        clips: list[Event] = []
+        async for events in self._ledger(principal, analysis_id).journal.between(after, view.progress.last_id):
+            clips += [event for event in events if event.type == "clip"]
+            if len(clips) > limit:
+                break
         return clips[:limit], len(clips) > limit
 
     async def events(self, principal: Principal, analysis_id: str, *, after: int) -> AsyncIterator[list[Event]]:
-        """Yield the events behind `after` as they come, until the analysis is done. Raises NotFound."""
-        await self.get(principal, analysis_id)
-        journal = self._ledger(principal, analysis_id).journal
-        async for events in self._watch.events(analysis_id, journal, after):
-            yield events
+        """Yield the events behind `after` as they come, until the analysis is done; none behind its end.
+
+        An `after` that is no event yet stands for the last one. Raises NotFound, StorageFailed.
+        """
+        progress = (await self.get(principal, analysis_id)).progress
+        if progress.done and after >= progress.last_id:
+            return
+        journal, last_id = self._ledger(principal, analysis_id).journal, progress.last_id
+        async with aclosing(self._watch.events(analysis_id, journal, min(after, last_id), last_id)) as watched:
+            async for events in watched:
+                yield events
 
     @property
     def watchers(self) -> int:
@@ -204,9 +190,8 @@ class Analyses:
     async def retry(self, principal: Principal, analysis_id: str) -> View:
         """Have failed clips done again. Raises NotFound, AnalysisConflict while it is not done or none failed."""
         view = await self.get(principal, analysis_id)
-        if view.result is None:
-            raise AnalysisConflict(f"expected an analysis that is done, got one that is {view.progress.state}")
-        failed = [clip["index"] for clip in view.result["clips"] if "error" in clip]
+        result = await self.result(principal, analysis_id)
+        failed = [clip["index"] for clip in result["clips"] if "error" in clip]
         if not failed:
             raise AnalysisConflict("expected an analysis with failed clips, got one with none")
         ledger, progress = self._ledger(principal, analysis_id), view.progress
@@ -223,7 +208,7 @@ class Analyses:
                         "round": number,
                         "attempt": progress.attempt,
                         "clips_total": progress.clips_total,
-                        "clips_done": len(view.result["clips"]) - len(failed),
+                        "clips_done": len(result["clips"]) - len(failed),
                         "clips_failed": 0,
                     },
                 )
@@ -240,11 +225,7 @@ class Analyses:
             state = view.progress.state
             raise AnalysisConflict(f"expected an analysis that is done, got one that is {state}: cancel it first")
         await self._ledger(principal, analysis_id).delete()
-        self._followed.pop(analysis_id, None)
+        self._followed.forget(analysis_id)
 
     def _ledger(self, principal: Principal, analysis_id: str) -> AnalysisLedger:
         return AnalysisLedger(self._store, principal.owner, analysis_id)
-
-
-def _missing(analysis_id: str) -> NotFound:
-    return NotFound(f"expected one of your analyses, got {analysis_id!r}", param="analysis_id")

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import suppress
 
 from deployments.errors import StorageFailed
@@ -25,9 +25,18 @@ class _Tail:
         self._journal = journal
         self._recent: list[Event] = []
         self._changed = asyncio.Condition()
+        self._failure: Exception | None = None
         self.looking = asyncio.create_task(self._look())
 
     async def _look(self) -> None:
+        try:
+            await self._look_on()
+        except Exception as failure:  # a journal that makes no sense: those who wait must not wait for ever
+            async with self._changed:
+                self._failure = failure
+                self._changed.notify_all()
+
+    async def _look_on(self) -> None:
         while True:
             try:
                 events = await self._journal.after(self.last_id)
@@ -42,13 +51,18 @@ class _Tail:
             else:
                 await asyncio.sleep(POLL_S)
 
-    async def beyond(self, last_id: int) -> list[Event]:
-        """Return events behind `last_id`, at least one, as soon as there are any."""
+    async def beyond(self, last_id: int) -> AsyncIterator[list[Event]]:
+        """Yield the next events behind `last_id`, some at a time, as soon as there are any."""
         async with self._changed:
-            await self._changed.wait_for(lambda: self.last_id > last_id)
-            if self._recent and self._recent[0].id <= last_id + 1:
-                return [event for event in self._recent if event.id > last_id]
-        return await self._journal.all_after(last_id)
+            await self._changed.wait_for(lambda: self.last_id > last_id or self._failure)
+            upto, recent = self.last_id, [event for event in self._recent if event.id > last_id]
+        if recent and recent[0].id == last_id + 1:
+            yield recent
+        elif upto > last_id:
+            async for events in self._journal.between(last_id, upto):
+                yield events
+        elif self._failure:
+            raise self._failure
 
 
 class Watch:
@@ -61,24 +75,28 @@ class Watch:
     def watchers(self) -> int:
         return sum(tail.watchers for tail in self._tails.values())
 
-    async def events(self, analysis_id: str, journal: Journal, after: int) -> AsyncIterator[list[Event]]:
-        """Yield every event behind the id `after` once and in order, some at a time; end behind the last `done`."""
-        events = await journal.all_after(after)
-        last_id = events[-1].id if events else after
-        over = bool(events) and events[-1].type == "done"
-        if events:
+    async def events(
+        self, analysis_id: str, journal: Journal, after: int, last_id: int
+    ) -> AsyncGenerator[list[Event], None]:
+        """Yield every event behind the id `after` once and in order, some at a time; end behind the last `done`.
+
+        Those up to `last_id`, which is not below `after`, stand. Raises StorageFailed.
+        """
+        over = False
+        async for events in journal.between(after, last_id):
+            after, over = events[-1].id, events[-1].type == "done"
             yield events
         if over:
             return
         tail = self._tails.get(analysis_id)
         if tail is None:
-            tail = self._tails[analysis_id] = _Tail(journal, last_id)
+            tail = self._tails[analysis_id] = _Tail(journal, after)
         tail.watchers += 1
         try:
             while not over:
-                events = await tail.beyond(last_id)
-                last_id, over = events[-1].id, events[-1].type == "done"
-                yield events
+                async for events in tail.beyond(after):
+                    after, over = events[-1].id, events[-1].type == "done"
+                    yield events
         finally:
             tail.watchers -= 1
             if not tail.watchers:

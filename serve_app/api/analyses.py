@@ -1,14 +1,15 @@
 """`/v1/analyses`: ask for one and get its id at once, then look at it, watch it, stop it, or have it done again."""
 
+import asyncio
 import time
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Header, Query, Response
 from pydantic import BaseModel, ConfigDict, JsonValue
 
-from deployments.errors import AnalysisConflict
 from pipelines.exports import FORMATS, export
-from serve_app.analyses.service import Asked, View
+from serve_app.analyses.followed import View
+from serve_app.analyses.service import Asked
 from serve_app.api.access import Analyst, Injected, Viewer
 from serve_app.api.errors import ErrorAnswer
 from serve_app.api.examples import ANALYSIS, RESULT
@@ -23,7 +24,11 @@ router = APIRouter(prefix="/v1/analyses", tags=["analyses"])
 
 
 class ProgressObject(BaseModel):
-    """`clips_total` is null until the clips are planned, `eta_s` until the pace is known."""
+    """`clips_total` is null until the clips are planned.
+
+    `eta_s` is the clips left at the pace of those that were lately described or failed in this attempt, reused ones not
+    counted: null until some have ended at two moments, 0 when the analysis is done.
+    """
 
     clips_done: int
     clips_failed: int
@@ -33,7 +38,7 @@ class ProgressObject(BaseModel):
 
 
 class AnalysisObject(BaseModel):
-    """An analysis as it stands. Times (`…_at`) are in seconds since 1970; `coverage` comes with the result."""
+    """An analysis as it stands. Times (`…_at`) are in seconds since 1970; `coverage` comes with the end."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [ANALYSIS]})
 
@@ -187,10 +192,8 @@ async def get_result(
     `events` has those of all clips by their time in the video. A clip whose answer about events was no valid list has
     an `events_error` instead, and a `warning` among the analysis's events.
     """
-    view = await services.analyses.get(principal, analysis_id)
-    if view.result is None:
-        raise AnalysisConflict(f"expected an analysis that is done, got one that is {view.progress.state}")
-    text, media_type = export(view.result, format)
+    result = await services.analyses.result(principal, analysis_id)
+    text, media_type = await asyncio.to_thread(export, result, format)
     return Response(text, media_type=media_type)
 
 
@@ -247,7 +250,7 @@ def analysis_object(view: View) -> AnalysisObject:
             fraction=round(progress.fraction, 4),
             eta_s=None if eta_s is None else round(eta_s, 1),
         ),
-        coverage=None if view.result is None else view.result["coverage"],
+        coverage=progress.coverage,
         links={"self": here, "file": f"/v1/files/{request.file_id}"}
         | {name: f"{here}/{name}" for name in ("clips", "events", "result", "ws")},
     )

@@ -2,11 +2,12 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
-from dataclasses import asdict
+import logging
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Header, Query, WebSocket, WebSocketDisconnect
+from fastapi import APIRouter, Header, Query, Response, WebSocket, WebSocketDisconnect
 from fastapi.responses import StreamingResponse
 
 from deployments.errors import AppError, Forbidden
@@ -17,17 +18,27 @@ from serve_app.api.errors import ErrorAnswer
 from serve_app.principal import Role
 from serve_app.services import Services
 
+logger = logging.getLogger("ray.serve.vidray.gateway")
+
 router = APIRouter(prefix="/v1/analyses", tags=["events"])
 
 KEEP_ALIVE_S = 15.0
 """A stream without news says something so often, so that nothing on the way takes it for dead."""
 SEND_S = 10.0
 """A watcher that does not take an event for so long is cut off; it can come back with the last id it has."""
+CONNECTION_BYTES = 4 << 20
+"""What one connection carries; for more the watcher comes back with the last id it has.
+
+Serve's proxy takes whatever we send and keeps it until the watcher reads it, and we never learn whether it did. So this
+is all that a watcher who does not read can cost; 4 MiB are the events of about 7,000 clips.
+"""
 _NOT_FOUND, _FORBIDDEN, _TOO_SLOW, _FAILED = 4404, 4403, 4408, 4500
 """WebSocket close codes of the range for applications: HTTP's, behind a 4."""
+_TRY_AGAIN = 1013
 
 _ANSWERS: dict[int | str, dict[str, Any]] = {
     200: {"content": {"text/event-stream": {}}, "description": "The events until the analysis is done"},
+    204: {"description": "The analysis is done and you have its last event: do not ask again"},
     404: {"model": ErrorAnswer, "description": "No such analysis of yours"},
 }
 
@@ -39,29 +50,40 @@ async def watch_by_sse(
     services: Injected,
     after: After = 0,
     last_event_id: Annotated[str | None, Header(max_length=20)] = None,
-) -> StreamingResponse:
-    """Stream `progress`, `clip`, `warning` and `done` events; `Last-Event-ID` or `after` goes on behind that event."""
+) -> Response:
+    """Stream `progress`, `clip`, `warning` and `done` events; `Last-Event-ID` or `after` goes on behind that event.
+
+    A stream that ends without `done` goes on when asked again, as an EventSource does by itself.
+    """
     if last_event_id is not None and last_event_id.isdecimal() and last_event_id.isascii():
         after = int(last_event_id)
-    await services.analyses.get(principal, analysis_id)
+    progress = (await services.analyses.get(principal, analysis_id)).progress
+    if progress.done and after >= progress.last_id:
+        return Response(status_code=204)
     events = services.analyses.events(principal, analysis_id, after=after)
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-    return StreamingResponse(_sse(events), media_type="text/event-stream", headers=headers)
+    return StreamingResponse(_sse(events, analysis_id), media_type="text/event-stream", headers=headers)
 
 
-async def _sse(events: AsyncIterator[list[Event]]) -> AsyncIterator[str]:
-    yield "retry: 1000\n\n"
-    async for some in _kept_alive(events):
-        if some:
-            yield "".join(
-                f"id: {event.id}\nevent: {event.type}\ndata: {json.dumps(_told(event), ensure_ascii=False)}\n\n"
-                for event in some
-            )
-        else:
-            yield ": still here\n\n"
+async def _sse(events: AsyncIterator[list[Event]], analysis_id: str) -> AsyncIterator[bytes]:
+    yield b"retry: 1000\n\n"
+    left_bytes = CONNECTION_BYTES
+    try:
+        async with aclosing(_kept_alive(events)) as coming:
+            async for some in coming:
+                told = "".join(
+                    f"id: {event.id}\nevent: {event.type}\ndata: {_json(_told(event))}\n\n" for event in some
+                ).encode()
+                yield told or b": still here\n\n"
+                left_bytes -= len(told)
+                if left_bytes <= 0:
+                    return
+    except AppError as error:
+        # The answer is under way: its end makes the watcher come back, and learn then what is wrong.
+        logger.warning("events cannot be told", exc_info=error, extra={"analysis_id": analysis_id})
 
 
-async def _kept_alive(events: AsyncIterator[list[Event]]) -> AsyncIterator[list[Event]]:
+async def _kept_alive(events: AsyncIterator[list[Event]]) -> AsyncGenerator[list[Event], None]:
     """Yield what comes, and nothing at all every KEEP_ALIVE_S seconds without news."""
     coming: asyncio.Future[list[Event] | None] = asyncio.ensure_future(anext(events, None))
     try:
@@ -84,13 +106,14 @@ async def _kept_alive(events: AsyncIterator[list[Event]]) -> AsyncIterator[list[
 async def watch_by_websocket(
     socket: WebSocket, analysis_id: str, after: Annotated[int, Query(ge=0, lt=2**53)] = 0
 ) -> None:
-    """Send the events behind `after` as JSON messages; close with 1000 when the analysis is done."""
+    """Send the events behind `after` as JSON messages; close with 1000 when the analysis is done, 1013 to go on."""
     services: Services = socket.app.state.services
     await socket.accept()
     try:
         principal = await services.principal(socket.headers.get("authorization"))
         if principal.role < Role.VIEWER:
             raise Forbidden("expected the role viewer, got less")
+        socket.state.owner = principal.owner
         await services.analyses.get(principal, analysis_id)
         sending = asyncio.create_task(_send(socket, services.analyses.events(principal, analysis_id, after=after)))
         leaving = asyncio.create_task(_until_left(socket))
@@ -103,21 +126,30 @@ async def watch_by_websocket(
         if isinstance(results[0], Exception):
             raise results[0]
         if not isinstance(results[0], BaseException):
-            await socket.close(1000)
+            await socket.close(results[0])
     except TimeoutError:
         await socket.close(_TOO_SLOW, "an event was not taken in time")
     except WebSocketDisconnect:
         return
     except AppError as error:
-        codes = {403: _FORBIDDEN, 404: _NOT_FOUND}
+        codes = {403: _FORBIDDEN, 404: _NOT_FOUND, 503: _TRY_AGAIN}
+        if error.http_status >= 500:
+            logger.warning("events cannot be told", exc_info=error, extra={"analysis_id": analysis_id})
         await socket.close(codes.get(error.http_status, _FAILED), error.code)
 
 
-async def _send(socket: WebSocket, events: AsyncIterator[list[Event]]) -> None:
+async def _send(socket: WebSocket, events: AsyncIterator[list[Event]]) -> int:
+    """Send the events and return the code to close with."""
+    left_bytes = CONNECTION_BYTES
     async for some in events:
         for event in some:
+            told = _json({"id": event.id, "type": event.type, **_told(event)})
             async with asyncio.timeout(SEND_S):
-                await socket.send_text(json.dumps({"id": event.id, "type": event.type, **_told(event)}))
+                await socket.send_text(told)
+            left_bytes -= len(told.encode())
+            if left_bytes <= 0 and event.type != "done":
+                return _TRY_AGAIN
+    return 1000
 
 
 async def _until_left(socket: WebSocket) -> None:
@@ -126,5 +158,8 @@ async def _until_left(socket: WebSocket) -> None:
 
 
 def _told(event: Event) -> dict[str, Any]:
-    fields = asdict(event)
-    return {"at_s": fields["at_s"], **fields["data"]}
+    return {"at_s": event.at_s, **event.data}
+
+
+def _json(value: dict[str, Any]) -> str:
+    return json.dumps(value, ensure_ascii=False)

@@ -18,12 +18,14 @@ from deployments.vision.catalog import model_info
 from pipelines.plan import SamplingOptions
 from pipelines.store import open_store, sizes_below
 from pipelines.video import VideoInfo
+from serve_app.analyses.followed import View
 from serve_app.analyses.journal import Event, Journal
 from serve_app.analyses.ledger import AnalysisLedger
+from serve_app.analyses.progress import Progress
 from serve_app.analyses.reports import Reports
-from serve_app.analyses.request import AnalysisOptions
+from serve_app.analyses.request import AnalysisOptions, AnalysisRequest
 from serve_app.analyses.runner import Node, Runner, RunnerSettings
-from serve_app.analyses.service import Analyses, Asked, View
+from serve_app.analyses.service import Analyses, Asked
 from serve_app.analyses.tally import Report
 from serve_app.files import Files, Naming, StoredFile
 from serve_app.principal import Principal, Role
@@ -34,6 +36,15 @@ ANN, BOB = Principal("ann", Role.ANALYST), Principal("bob", Role.ANALYST)
 MODEL = model_info("sim", VisionSettings(engine="simulated"))
 CLIPS = 6
 QUICK = RunnerSettings(in_flight_clips=2, lease_s=0.5, beat_s=0.1, poll_s=0.05, report_s=0.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Seen:
+    """An analysis as it stands, with its result once it is done."""
+
+    request: AnalysisRequest
+    progress: Progress
+    result: dict[str, Any] | None
 
 
 class House:
@@ -66,12 +77,13 @@ class House:
         file = await self.file()
         return await self.service.submit(ANN, Asked(file.id, AnalysisOptions(model="sim", **options), {}))
 
-    async def until(self, analysis_id: str, held: Callable[[View], bool]) -> View:
+    async def until(self, analysis_id: str, held: Callable[[View], bool]) -> Seen:
         while not held(view := await self.service.get(ANN, analysis_id)):  # noqa: ASYNC110
             await asyncio.sleep(0.01)
-        return view
+        result = await self.service.result(ANN, analysis_id) if view.progress.done else None
+        return Seen(view.request, view.progress, result)
 
-    async def done(self, analysis_id: str) -> View:
+    async def done(self, analysis_id: str) -> Seen:
         return await self.until(analysis_id, lambda view: view.progress.done)
 
     async def events(self, analysis_id: str, after: int = 0) -> list[Event]:
@@ -128,7 +140,9 @@ def play(request: pytest.FixtureRequest, tmp_path: Path) -> Play:
 def test_an_analysis_goes_from_the_queue_to_its_result(play: Play) -> None:
     async def scenario(house: House) -> None:
         asked = await house.submit(prompt="What?")
-        assert (asked.progress.state, asked.progress.clips_total, asked.result) == ("queued", None, None)
+        assert (asked.progress.state, asked.progress.clips_total) == ("queued", None)
+        with pytest.raises(AnalysisConflict, match="that is done, got one that is queued"):
+            await house.service.result(ANN, asked.request.id)
         house.start()
         view = await house.done(asked.request.id)
         assert (view.progress.state, view.progress.clips_done, view.progress.fraction) == ("completed", CLIPS, 1.0)
@@ -469,8 +483,7 @@ def test_analyses_are_listed_and_deleted(play: Play) -> None:
 def test_the_eta_follows_the_pace(play: Play) -> None:
     async def scenario(house: House) -> None:
         one = (await house.submit()).request.id
-        view = await house.service.get(ANN, one)
-        assert view.progress.eta_s(0.0) is None
+        assert (await house.service.get(ANN, one)).progress.eta_s(0.0) is None
         house.start()
         view = await house.done(one)
         assert view.progress.eta_s(0.0) == 0.0

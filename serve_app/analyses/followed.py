@@ -1,0 +1,74 @@
+"""The analyses that a gateway remembers: a look at one of them reads what is new in its journal, and no more."""
+
+import asyncio
+from collections import OrderedDict
+from dataclasses import dataclass, field
+
+from obstore.store import ObjectStore
+
+from deployments.errors import NotFound
+from pipelines.ids import is_id
+from serve_app.analyses.ledger import AnalysisLedger
+from serve_app.analyses.progress import Progress
+from serve_app.analyses.request import AnalysisRequest
+
+_FOLLOWED = 2048
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """An analysis as it stood when it was looked at."""
+
+    request: AnalysisRequest
+    progress: Progress
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    request: AnalysisRequest
+    progress: Progress = field(default_factory=Progress)
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+
+class Followed:
+    """Every owner's analyses in `store`; the latest looked at are remembered."""
+
+    def __init__(self, store: ObjectStore) -> None:
+        self._store = store
+        self._known: OrderedDict[str, _Known] = OrderedDict()
+
+    async def look(self, owner: str, analysis_id: str) -> View:
+        """Return the owner's analysis as it stands. Raises NotFound, StorageFailed."""
+        ledger = AnalysisLedger(self._store, owner, analysis_id)
+        known = await self._remembered(ledger, owner)
+        async with known.lock:
+            last_id = known.progress.last_id
+            async for events in ledger.journal.behind(last_id):
+                known.progress.take(events)
+            # Another gateway may have deleted it; then there is never anything new.
+            if known.progress.last_id == last_id and not await ledger.exists():
+                self.forget(analysis_id)
+                raise missing(analysis_id)
+            return View(known.request, known.progress.copy())
+
+    def forget(self, analysis_id: str) -> None:
+        self._known.pop(analysis_id, None)
+
+    async def _remembered(self, ledger: AnalysisLedger, owner: str) -> _Known:
+        one = ledger.analysis_id
+        known = self._known.get(one)
+        if known is None:
+            request = await ledger.request() if is_id(one, "ana") else None
+            if request is None:
+                raise missing(one)
+            known = self._known.setdefault(one, _Known(request))
+        if known.request.owner != owner:
+            raise missing(one)
+        self._known.move_to_end(one)
+        while len(self._known) > _FOLLOWED:
+            self._known.popitem(last=False)
+        return known
+
+
+def missing(analysis_id: str) -> NotFound:
+    return NotFound(f"expected one of your analyses, got {analysis_id!r}", param="analysis_id")
