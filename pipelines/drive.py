@@ -23,15 +23,17 @@ async def drive(
     in_flight: asyncio.Semaphore,
     decode_cpus: float = 1.0,
     on_decoded: Callable[[str], None] = lambda video: None,
+    is_over: Callable[[], bool] = lambda: False,
 ) -> None:
     """Decode and describe every clip of the runs, each with its video's options, and have each outcome recorded once.
 
     `in_flight` bounds the clips between decoder and record, over everyone who shares it. Those who wait for it get it
     in turn, so that a short video is not stuck behind a long one. Cancelling stops new clips at once; what was recorded
-    stands. Raises ModelLoadFailed and what `record` raises.
+    stands. Once `is_over` says so, which is asked after each clip, no other is begun, and those in flight are awaited.
+    Raises ModelLoadFailed and what `record` raises.
     """
     try:
-        await _drive(runs, describer, options, record, in_flight, decode_cpus, on_decoded)
+        await _drive(runs, describer, options, record, in_flight, decode_cpus, on_decoded, is_over)
     except* AppError as errors:
         # One failure is enough to end the work; a caller wants it, not the group around it.
         first: BaseException = errors
@@ -51,6 +53,7 @@ async def _drive(
     in_flight: asyncio.Semaphore,
     decode_cpus: float,
     on_decoded: Callable[[str], None],
+    is_over: Callable[[], bool],
 ) -> None:
     rng = random.Random()
     suspects = asyncio.Lock()
@@ -71,3 +74,5 @@ async def _drive(
             on_decoded(clip.video)
             # A callback, not the task's own `finally`: a task cancelled before it starts never runs its body.
             group.create_task(work(clip)).add_done_callback(lambda _: in_flight.release())
+            if is_over():
+                break

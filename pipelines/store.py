@@ -21,7 +21,7 @@ _PART_BYTES = 8 << 20
 _PARTS_AT_ONCE = 2
 """Parts of one object in memory: uploads stay flat, and the client is the slower side."""
 
-_READS_AT_ONCE = 64
+_AT_ONCE = 64
 
 _KINDS: dict[type, str] = {
     LocalStore: "local",
@@ -96,8 +96,8 @@ async def get(store: ObjectStore, path: str) -> bytes:
 async def get_all(store: ObjectStore, paths: Sequence[str]) -> list[bytes]:
     """Return the contents of many objects in the order of their paths, some at a time. Raises StorageFailed."""
     found: list[bytes] = []
-    for at in range(0, len(paths), _READS_AT_ONCE):
-        found += await asyncio.gather(*(get(store, path) for path in paths[at : at + _READS_AT_ONCE]))
+    for at in range(0, len(paths), _AT_ONCE):
+        found += await asyncio.gather(*(get(store, path) for path in paths[at : at + _AT_ONCE]))
     return found
 
 
@@ -135,6 +135,12 @@ async def delete(store: ObjectStore, path: str) -> None:
             await obstore.delete_async(store, path)
         except FileNotFoundError:
             return
+
+
+async def delete_all(store: ObjectStore, paths: Sequence[str]) -> None:
+    """Remove many objects, some at a time; those that are not there are removed already. Raises StorageFailed."""
+    for at in range(0, len(paths), _AT_ONCE):
+        await asyncio.gather(*(delete(store, path) for path in paths[at : at + _AT_ONCE]))
 
 
 async def sizes_below(store: ObjectStore, prefix: str) -> dict[str, int]:

@@ -14,6 +14,7 @@ from obstore.store import ObjectStore
 from deployments.errors import AppError, NotFound
 from pipelines import store as objects
 from pipelines.ids import made_at_s
+from serve_app.analyses.ledger import remove_deleted
 from serve_app.analyses.reports import remove_old_reports
 from serve_app.files import Files, StoredFile
 from serve_app.principal import Principal, Role
@@ -32,6 +33,7 @@ class Swept:
     files: int = 0
     uploads: int = 0
     sources: int = 0
+    analyses: int = 0
     reports: int = 0
     pending_uploads: int = field(default=0, compare=False)
 
@@ -57,6 +59,7 @@ async def sweep(store: ObjectStore, files: Files, uploads: Uploads, *, now_s: fl
     swept = Swept()
     for owner in await objects.folders_below(store, "owners"):
         principal = Principal(owner, Role.ADMIN)
+        swept.analyses += await remove_deleted(store, owner, now_s)
         for upload_id in await objects.folders_below(store, f"owners/{owner}/uploads"):
             state = await uploads.remove_if_over(principal, upload_id, now_s)
             swept.uploads += state is None

@@ -9,15 +9,16 @@ from ray.serve.handle import DeploymentHandle
 from deployments.errors import EngineFailed
 from deployments.vision.catalog import model_info
 from deployments.vision.client import VisionClient
-from serve_app.analyses.runner import Node, Runner, RunnerSettings
+from serve_app.analyses.lease import Node
+from serve_app.analyses.runner import Runner, RunnerSettings
 from serve_app.settings import MODEL, AppArgs
 from serve_app.storage import open_storage, until_in_use
 
 _POLL_S = 1.0
 
 
-def _alive_nodes() -> set[str]:
-    return {node["NodeID"] for node in ray.nodes() if node["Alive"]}
+def _known_nodes() -> dict[str, bool]:
+    return {node["NodeID"]: node["Alive"] for node in ray.nodes()}
 
 
 class AnalysisRunner:
@@ -50,6 +51,6 @@ class AnalysisRunner:
     async def _work(self) -> None:
         await until_in_use(self._args.storage, poll_s=_POLL_S)
         settings = RunnerSettings(in_flight_clips=self._args.in_flight_clips, decode_cpus=self._args.decode_cpus)
-        node = Node(ray.get_runtime_context().get_node_id(), _alive_nodes)
+        node = Node(ray.get_runtime_context().get_node_id(), _known_nodes)
         self._runner = Runner(open_storage(self._args.storage), self._models, node, settings)
         await self._runner.run_forever()

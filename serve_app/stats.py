@@ -13,7 +13,7 @@ from deployments.errors import StorageFull
 from deployments.vision.deployment import ModelStatus
 from pipelines import store as objects
 from serve_app.alerts import AlertClock, alerts_of
-from serve_app.analyses.ledger import queue_times
+from serve_app.analyses.queue import queue_times
 from serve_app.analyses.reports import STALE_S, Reports
 from serve_app.analyses.service import Analyses
 from serve_app.analyses.tally import KEPT_MINUTES, Minute, Report

@@ -1,15 +1,20 @@
 """The durable facts of one analysis, each an object that is created once, but for the beat.
 
-    request.json                    what was asked
-    attempts/{n}.json               which runner claimed it: the fencing number
-    beat                            that the runner of the last attempt is alive: rewritten by it alone
-    rounds/{round}.json             the clips to describe; 0 is the plan, a later one names those to do again
-    clips/{round}/{index}.json      the one outcome of a clip in a round
-    events/{first id}.json          what happened, in order
-    cancel.{round}                  that the round is to stop
-    result.{round}.json             how the round ended
+    request.json                        what was asked; without it there is no such analysis
+    attempts/{n}.json                   which runner claimed which round: the fencing number
+    beat                                that the runner of the last attempt is at work: rewritten by it alone
+    rounds/{round}.json                 the clips to do again, and the event that tells of it; round 0 is the plan
+    clips/{round}/{index}.json          the one outcome of a clip in a round
+    events/{first id}.json              what happened, in order: the fence between two runners
+    failures/{round}.{attempt}.json     that an attempt ended with an error of its own, and at how many clips
+    result.{round}.{attempt}.json       how the round ended as the attempt saw it
 
-And beside all analyses, while a round of one is not done: queue/{analysis_id}.{round}, which holds its owner.
+Of two runners that both think a round is theirs both may write a result. The one counts whose attempt the `done` event
+names, and that event stands once.
+
+A round has its place in the queue before anything else of it is written, and until all of it is: whatever dies in
+between, a runner comes by. Beside all analyses of an owner, deleted/{analysis_id} says that one is to go: what is left of
+it an hour later, or was written since by one who did not know, goes then.
 """
 
 import asyncio
@@ -22,46 +27,71 @@ from obstore.store import ObjectStore
 from pipelines import store as objects
 from pipelines.ledger import commit_outcome, recorded_outcomes
 from pipelines.outcome import ClipOutcome
-from serve_app.analyses.journal import Journal
+from serve_app.analyses import queue
+from serve_app.analyses.journal import Event, Journal
 from serve_app.analyses.request import AnalysisRequest
+
+LEFT_OVER_S = 3600.0
+"""Nobody is half-way through a submission or a deletion for so long."""
 
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """Attempt `attempt` at an analysis by a runner that lives on a node of the Ray cluster."""
+    """Attempt `attempt`, at a round, by a runner that lives on a node of a Ray cluster."""
 
     attempt: int
+    round: int
     runner: str
     node: str
 
 
+@dataclass(frozen=True, slots=True)
+class Round:
+    """The clips to do again, and the event that tells of it, for whoever finds it not told."""
+
+    clips: list[int]
+    opened: Event
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """An attempt that ended with an error of its own, when `clips` of the round's clips had an outcome."""
+
+    clips: int
+    code: str
+    message: str
+
+
 class AnalysisLedger:
-    """One owner's analysis in `store`."""
+    """One owner's analysis in `store`. Everything here raises StorageFailed."""
 
     def __init__(self, store: ObjectStore, owner: str, analysis_id: str) -> None:
         self._store = store
         self._owner = owner
         self.analysis_id = analysis_id
         self._prefix = f"owners/{owner}/analyses/{analysis_id}/"
+        self._deleted = f"{_deleted(owner)}/{analysis_id}"
         self.journal = Journal(store, f"{self._prefix}events/")
 
     async def submit(self, request: AnalysisRequest) -> AnalysisRequest:
-        """Record the request, its plan and its place in the queue; return the one that stands."""
+        """Take a place in the queue and record the request; return the one that stands."""
+        # The place first: cut off in between, there is no analysis and none that waits for ever.
+        await self.enqueue(0)
         path = f"{self._prefix}request.json"
-        if not await objects.create(self._store, path, request.model_dump_json(indent=1).encode()):
-            request = AnalysisRequest.model_validate_json(await objects.get(self._store, path))
-        if await self.result(0) is None:
-            await self.enqueue(0)
-        return request
+        if await objects.create(self._store, path, request.model_dump_json(indent=1).encode()):
+            return request
+        return AnalysisRequest.model_validate_json(await objects.get(self._store, path))
 
     async def enqueue(self, number: int) -> None:
-        await objects.create(self._store, self._place(number), self._owner.encode())
+        await objects.create(self._store, queue.place(self.analysis_id, number), self._owner.encode())
+
+    async def ask_cancel(self, number: int) -> None:
+        """Have the round stopped, whether anybody is at it or not."""
+        await objects.create(self._store, queue.cancel_place(self.analysis_id, number), self._owner.encode())
 
     async def dequeue(self, number: int) -> None:
-        await objects.delete(self._store, self._place(number))
-
-    def _place(self, number: int) -> str:
-        return f"queue/{self.analysis_id}.{number:03d}"
+        """Say that the round, and every one before it, is done."""
+        await queue.remove_rounds(self._store, self.analysis_id, number)
 
     async def request(self) -> AnalysisRequest | None:
         """Return what was asked, None where there is no such analysis."""
@@ -72,19 +102,25 @@ class AnalysisLedger:
         """Say whether there is such an analysis, and it was not deleted."""
         return await objects.exists(self._store, f"{self._prefix}request.json")
 
-    async def claims(self) -> list[Claim]:
-        """Return the attempts, the first one first."""
-        paths = sorted(await objects.sizes_below(self._store, f"{self._prefix}attempts"))
-        found = await objects.get_all(self._store, paths)
-        return [Claim(**json.loads(data)) for data in found]
+    async def last_claim(self) -> Claim | None:
+        """Return the last attempt, None when there was none."""
+        paths = await objects.sizes_below(self._store, f"{self._prefix}attempts")
+        return Claim(**json.loads(await objects.get(self._store, max(paths)))) if paths else None
 
     async def claim(self, claim: Claim) -> bool:
         """Record the attempt; False when another runner was first."""
-        data = json.dumps(asdict(claim)).encode()
-        return await objects.create(self._store, f"{self._prefix}attempts/{claim.attempt:06d}.json", data)
+        data, path = json.dumps(asdict(claim)).encode(), self._attempt(claim.attempt)
+        # One that stands there with the very same bytes is ours: the answer to writing it was lost.
+        return await objects.create(self._store, path, data) or await objects.get(self._store, path) == data
+
+    async def is_taken_over(self, claim: Claim) -> bool:
+        return await objects.exists(self._store, self._attempt(claim.attempt + 1))
+
+    def _attempt(self, number: int) -> str:
+        return f"{self._prefix}attempts/{number:06d}.json"
 
     async def beat(self, claim: Claim, count: int) -> None:
-        """Say that the claim's runner is alive; `count` grows."""
+        """Say that the claim's runner is at work; `count` grows."""
         await objects.put(self._store, f"{self._prefix}beat", f"{claim.attempt} {count}".encode())
 
     async def release(self, claim: Claim) -> None:
@@ -94,17 +130,17 @@ class AnalysisLedger:
     async def last_beat(self) -> bytes | None:
         return await objects.find(self._store, f"{self._prefix}beat")
 
-    async def open_round(self, number: int, indexes: list[int]) -> bool:
-        """Record the clips to do again; False when the round is there already."""
-        return await objects.create(
-            self._store, f"{self._prefix}rounds/{number:03d}.json", json.dumps(indexes).encode()
-        )
+    async def open_round(self, number: int, again: Round) -> Round:
+        """Record the round unless it is there already; return the one that stands."""
+        path = f"{self._prefix}rounds/{number:03d}.json"
+        if await objects.create(self._store, path, json.dumps(asdict(again), ensure_ascii=False).encode()):
+            return again
+        return _round(await objects.get(self._store, path))
 
-    async def rounds(self) -> list[list[int]]:
-        """Return the clips of each round after the plan."""
+    async def rounds(self) -> list[Round]:
+        """Return each round after the plan."""
         paths = sorted(await objects.sizes_below(self._store, f"{self._prefix}rounds"))
-        found = await objects.get_all(self._store, paths)
-        return [json.loads(data) for data in found]
+        return [_round(data) for data in await objects.get_all(self._store, paths)]
 
     async def commit(self, number: int, outcome: ClipOutcome) -> ClipOutcome:
         """Record the outcome unless the clip has one in this round; return the one that stands."""
@@ -114,35 +150,46 @@ class AnalysisLedger:
         """Return all recorded outcomes of a round by clip index."""
         return await recorded_outcomes(self._store, f"{self._prefix}clips/{number:03d}")
 
-    async def ask_cancel(self, number: int) -> None:
-        await objects.create(self._store, f"{self._prefix}cancel.{number:03d}", b"")
+    async def record_failure(self, claim: Claim, failure: Failure) -> None:
+        path = f"{self._prefix}failures/{claim.round:03d}.{claim.attempt:06d}.json"
+        await objects.create(self._store, path, json.dumps(asdict(failure), ensure_ascii=False).encode())
 
-    async def cancel_asked(self, number: int) -> bool:
-        return await objects.exists(self._store, f"{self._prefix}cancel.{number:03d}")
+    async def failures(self, number: int) -> list[Failure]:
+        """Return the attempts at a round that ended with an error of their own."""
+        listed = await objects.sizes_below(self._store, f"{self._prefix}failures")
+        paths = sorted(path for path in listed if path.rsplit("/", 1)[-1].startswith(f"{number:03d}."))
+        return [Failure(**json.loads(data)) for data in await objects.get_all(self._store, paths)]
 
-    async def finish(self, number: int, result: dict[str, Any]) -> dict[str, Any]:
-        """Record how the round ended, unless that is recorded; return what stands."""
-        path = f"{self._prefix}result.{number:03d}.json"
-        if await objects.create(self._store, path, json.dumps(result, ensure_ascii=False).encode()):
-            return result
-        stands: dict[str, Any] = json.loads(await objects.get(self._store, path))
-        return stands
+    async def finish(self, claim: Claim, result: dict[str, Any]) -> None:
+        """Record how the round ended as this attempt saw it."""
+        data = json.dumps(result, ensure_ascii=False).encode()
+        await objects.create(self._store, self._result(claim.round, claim.attempt), data)
 
-    async def result(self, number: int) -> dict[str, Any] | None:
-        """Return how a round ended, None while it has not."""
-        data = await objects.find(self._store, f"{self._prefix}result.{number:03d}.json")
+    async def result(self, number: int, attempt: int) -> dict[str, Any] | None:
+        """Return how a round ended as the attempt saw it that its `done` event names; None when it is deleted."""
+        data = await objects.find(self._store, self._result(number, attempt))
         # One of a day of video is tens of megabytes: others wait their turn between two bytecodes, not for all of it.
         return None if data is None else await asyncio.to_thread(json.loads, data)
 
+    def _result(self, number: int, attempt: int) -> str:
+        return f"{self._prefix}result.{number:03d}.{attempt:06d}.json"
+
     async def delete(self) -> None:
-        """Remove everything; what says that it was goes last."""
-        for number in range(len(await self.rounds()) + 1):
-            await self.dequeue(number)
-        request = f"{self._prefix}request.json"
-        for path in await objects.sizes_below(self._store, self._prefix.rstrip("/")):
-            if path != request:
-                await objects.delete(self._store, path)
-        await objects.delete(self._store, request)
+        """Remove everything: for readers it is gone at once, and what a cut leaves goes with `remove_deleted`."""
+        await objects.create(self._store, self._deleted, b"")
+        await objects.delete(self._store, f"{self._prefix}request.json")
+        await self._remove_all()
+
+    async def undelete(self) -> None:
+        """Remove what is left of a deleted analysis, so that its id can be used again."""
+        if await objects.exists(self._store, self._deleted):
+            await self._remove_all()
+            await objects.delete(self._store, self._deleted)
+
+    async def _remove_all(self) -> None:
+        paths = list(await objects.sizes_below(self._store, self._prefix.rstrip("/")))
+        await self.dequeue(sum(path.startswith(f"{self._prefix}rounds/") for path in paths))
+        await objects.delete_all(self._store, paths)
 
 
 def released(claim: Claim) -> bytes:
@@ -150,23 +197,22 @@ def released(claim: Claim) -> bytes:
     return f"{claim.attempt} released".encode()
 
 
-async def queue_times(store: ObjectStore) -> dict[str, float]:
-    """Return the analyses with a round that is not done, and since when, in seconds since 1970 by the store's clock."""
-    since: dict[str, float] = {}
-    for path, listed in (await objects.listed_below(store, "queue")).items():
-        analysis_id = path.removeprefix("queue/").partition(".")[0]
-        # The round before may not be cleaned up yet.
-        since[analysis_id] = max(listed.modified_s, since.get(analysis_id, 0.0))
-    return since
+async def remove_deleted(store: ObjectStore, owner: str, now_s: float) -> int:
+    """Remove what is left of the owner's analyses that were deleted a while ago; return of how many.
+
+    Raises StorageFailed.
+    """
+    listed = await objects.listed_below(store, _deleted(owner))
+    old = [path.rsplit("/", 1)[-1] for path, one in listed.items() if one.modified_s < now_s - LEFT_OVER_S]
+    for analysis_id in old:
+        await AnalysisLedger(store, owner, analysis_id).undelete()
+    return len(old)
 
 
-async def queued(store: ObjectStore) -> list[tuple[AnalysisLedger, int]]:
-    """Return the rounds of analyses that are not done, the oldest first."""
-    paths = sorted(await objects.sizes_below(store, "queue"))
-    owners = await asyncio.gather(*(objects.find(store, path) for path in paths))
-    waiting = []
-    for path, owner in zip(paths, owners, strict=True):
-        if owner is not None:  # else it ended meanwhile
-            analysis_id, _, number = path.removeprefix("queue/").partition(".")
-            waiting.append((AnalysisLedger(store, owner.decode(), analysis_id), int(number)))
-    return waiting
+def _deleted(owner: str) -> str:
+    return f"owners/{owner}/deleted"
+
+
+def _round(data: bytes) -> Round:
+    fields = json.loads(data)
+    return Round(fields["clips"], Event(**fields["opened"]))

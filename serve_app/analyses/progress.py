@@ -37,8 +37,6 @@ class Progress:
     finished_at: float | None = None
     coverage: dict[str, Any] | None = None
     """The account of what was and was not seen, once the analysis is done."""
-    barren_attempts: int = 0
-    """Attempts in a row, up to this one, that ended without a clip."""
     _moments: deque[Moment] = field(default_factory=lambda: deque(maxlen=_PACE_MOMENTS))
 
     def take(self, events: Iterable[Event]) -> None:
@@ -52,7 +50,7 @@ class Progress:
             elif event.type == "clip":
                 self._take_clip(event)
             elif event.type == "done":
-                self.state = event.data["status"]
+                self.state, self.attempt = event.data["status"], event.data["attempt"]
                 self.coverage = event.data["coverage"]
                 self.finished_at = event.at_s
 
@@ -72,15 +70,12 @@ class Progress:
         # The time between two attempts is not the pace of either.
         self._moments.clear()
         if self.state == "queued":  # a new round
-            self.barren_attempts = 0
             self.started_at = self.first_caption_at = None
         else:
-            self.barren_attempts += 1
             self.started_at = self.started_at or event.at_s
 
     def _take_clip(self, event: Event) -> None:
         self.clips_done += 1
-        self.barren_attempts = 0
         if "error" in event.data:
             self.clips_failed += 1
         else:

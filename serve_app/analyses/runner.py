@@ -1,4 +1,4 @@
-"""Take analyses from the queue and run several at once; take over those whose runner died."""
+"""Take rounds of analyses from the queue and run many at once; take over those whose runner died."""
 
 import asyncio
 import contextlib
@@ -7,50 +7,64 @@ import logging
 import random
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from obstore.store import ObjectStore
 
 from deployments.contracts import ModelInfo
-from deployments.errors import AppError, Deposed, StorageFailed, UnknownModel
+from deployments.errors import AppError, Deposed, StorageFailed
 from deployments.retry import RetryPolicy
 from pipelines.describe import Describer
-from serve_app.analyses.ledger import AnalysisLedger, Claim, queued, released
+from serve_app.analyses import queue
+from serve_app.analyses.describing import Means
+from serve_app.analyses.lease import Leases, Node
+from serve_app.analyses.ledger import LEFT_OVER_S, AnalysisLedger, Claim
+from serve_app.analyses.queue import Waiting
 from serve_app.analyses.reports import REPORT_S, Reporter
-from serve_app.analyses.run import Means, Run
+from serve_app.analyses.request import AnalysisRequest
+from serve_app.analyses.run import Run
 from serve_app.analyses.tally import Metered, Tally
+from serve_app.analyses.turns import Turns
 
 logger = logging.getLogger("ray.serve.vidray.runner")
 
 _RETRY = RetryPolicy()
+_LOOKS_AT_ONCE = 16
 
 
 @dataclass(frozen=True, slots=True)
 class RunnerSettings:
-    """`lease_s`: a claim whose beat has not changed for so long may be taken over; `beat_s` apart, it does."""
+    """How much at once, and how patiently.
+
+    Of the `at_once` analyses that are claimed, `decoding` decode at a time, each for `turn_s` while others wait for that.
+    A claim whose beat has not changed for `lease_s` may be taken over. It changes every `beat_s` as long as the work goes
+    on; work that has not for `hung_s`, which is longer than a clip may take, hangs.
+    """
 
     in_flight_clips: int = 32
     decode_cpus: float = 1.0
-    at_once: int = 16
+    at_once: int = 64
+    decoding: int = 16
+    turn_s: float = 10.0
     lease_s: float = 30.0
     beat_s: float = 5.0
-    poll_s: float = 1.0
+    hung_s: float = 1200.0
+    poll_s: float = 0.5
     report_s: float = REPORT_S
-
-
-@dataclass(frozen=True, slots=True)
-class Node:
-    """Where a runner lives: its Ray node, and which nodes are alive."""
-
-    id: str
-    alive: Callable[[], set[str]]
 
 
 @dataclass(slots=True)
 class _Failures:
     count: int
     not_before_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    claim: Claim
+    run: Run
+    task: "asyncio.Task[None]"
 
 
 class Runner:
@@ -72,10 +86,20 @@ class Runner:
         self._models = {
             name: (info, Metered(describer, self._tally, name)) for name, (info, describer) in models.items()
         }
-        self._in_flight = asyncio.Semaphore(settings.in_flight_clips)
-        self._running: dict[str, asyncio.Task[None]] = {}
-        self._failures: dict[str, _Failures] = {}
-        self._seen_beats: dict[str, tuple[bytes | None, float]] = {}
+        self._leases = Leases(self._name, node, lease_s=settings.lease_s, beat_s=settings.beat_s)
+        self._means = Means(
+            store,
+            asyncio.Semaphore(settings.in_flight_clips),
+            Turns(settings.decoding, settings.turn_s),
+            settings.decode_cpus,
+            self._tally,
+        )
+        self._running: dict[str, _Work] = {}
+        self._asked: dict[str, tuple[AnalysisLedger, AnalysisRequest]] = {}
+        """Requests of the waiting analyses, which never change."""
+        self._failures: dict[Waiting, _Failures] = {}
+        """One that is cancelled meanwhile waits for no other failure's sake."""
+        self._claiming = asyncio.Lock()
         self._wake = asyncio.Event()
         self._rng = random.Random()
 
@@ -94,19 +118,18 @@ class Runner:
             while True:
                 await self._report()
                 try:
-                    await self._take_what_is_free()
+                    await self._look_at_queue()
                 except AppError as error:
                     logger.warning("queue cannot be read", exc_info=error)
                 self._wake.clear()
-                try:
+                with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(self._settings.poll_s):
                         await self._wake.wait()
-                except TimeoutError:
-                    continue
         finally:
-            for task in self._running.values():
+            tasks = [work.task for work in self._running.values()]
+            for task in tasks:
                 task.cancel()
-            await asyncio.gather(*self._running.values(), return_exceptions=True)
+            await asyncio.gather(*tasks, return_exceptions=True)
             await self._report(last=True)
 
     async def _report(self, *, last: bool = False) -> None:
@@ -115,102 +138,139 @@ class Runner:
         except StorageFailed as error:
             logger.warning("report cannot be written", exc_info=error)
 
-    async def _take_what_is_free(self) -> None:
-        waiting = await queued(self._store)
-        self._seen_beats = {
-            ledger.analysis_id: self._seen_beats[ledger.analysis_id]
-            for ledger, _ in waiting
-            if ledger.analysis_id in self._seen_beats
-        }
-        for ledger, number in waiting:
-            if len(self._running) >= self._settings.at_once:
-                return
-            one = ledger.analysis_id
-            failures = self._failures.get(one)
-            if one in self._running or (failures and time.monotonic() < failures.not_before_s):
-                continue
-            claim = await self._claim(ledger)
-            if claim is not None:
-                task = asyncio.create_task(self._run(ledger, number, claim))
-                self._running[one] = task
-                task.add_done_callback(functools.partial(self._ended, one))
+    async def _look_at_queue(self) -> None:
+        listed = await queue.waiting(self._store)
+        # A round is opened when the one before it is done, so that what is left of that one's place is no work.
+        present = {one.analysis_id: one for one in listed}
+        await asyncio.gather(*(self._remove(one) for one in listed.keys() - present.values()))
+        self._asked = {one: asked for one, asked in self._asked.items() if one in present}
+        self._failures = {one: failures for one, failures in self._failures.items() if one in listed}
+        others: list[Waiting] = []
+        for one in present.values():
+            work = self._running.get(one.analysis_id)
+            if work is None:
+                others.append(one)
+            elif one.cancelled and one.round == work.claim.round:
+                work.run.cancel()
+        if others:
+            await self._leases.begin({one.analysis_id for one in others})
+        for at in range(0, len(others), _LOOKS_AT_ONCE):
+            await asyncio.gather(*(self._consider(one, listed[one]) for one in others[at : at + _LOOKS_AT_ONCE]))
 
-    def _ended(self, analysis_id: str, _: asyncio.Task[None]) -> None:
-        del self._running[analysis_id]
+    async def _remove(self, one: Waiting) -> None:
+        try:
+            await queue.remove_rounds(self._store, one.analysis_id, one.round)
+        except StorageFailed as error:
+            logger.warning("place in the queue cannot be removed", exc_info=error, extra=one._asdict())
+
+    async def _consider(self, one: Waiting, since_s: float) -> None:
+        failures = self._failures.get(one)
+        if failures is not None and time.monotonic() < failures.not_before_s:
+            return
+        try:
+            await self._take(one, since_s)
+        except Exception as error:
+            # Whatever is wrong with one, a broken object or a bug, the others are run.
+            logger.error("analysis cannot be taken", exc_info=error, extra=self._failed(one))
+
+    def _failed(self, one: Waiting) -> dict[str, str | float]:
+        """Have the round left alone for a while; return the fields to log."""
+        failures = self._failures.setdefault(one, _Failures(0, 0.0))
+        failures.count += 1
+        wait_s = _RETRY.wait_s(failures.count, self._rng)
+        failures.not_before_s = time.monotonic() + wait_s
+        return {"analysis_id": one.analysis_id, "wait_s": round(wait_s, 1)}
+
+    def _has_room(self, one: Waiting) -> bool:
+        # To end a cancelled one costs next to nothing.
+        return one.cancelled or len(self._running) < self._settings.at_once
+
+    async def _take(self, one: Waiting, since_s: float) -> None:
+        """Run the round, if it is free and can be run here."""
+        if not self._has_room(one):
+            return
+        asked = self._asked.get(one.analysis_id) or await self._request(one)
+        if asked is None:
+            if since_s < time.time() - LEFT_OVER_S:  # else it is being submitted or deleted
+                await self._remove(one)
+            return
+        self._asked[one.analysis_id] = asked
+        ledger, request = asked
+        model = self._models.get(request.options.model)
+        if model is None and not one.cancelled:
+            return  # another runner may have it, or the next config
+        free = await self._leases.look(ledger, one.round)
+        if free is None or await queue.owner_of(self._store, one) is None:  # it may have ended since it was listed
+            return
+        claim = Claim(free.attempt, one.round, self._name, self._node.id)
+        async with self._claiming:
+            if not self._has_room(one) or not await ledger.claim(claim):
+                return
+            self._tally.attempt(taken_over=free.taken_over)
+            run = Run(ledger, claim, request, self._means, model)
+            if one.cancelled:
+                run.cancel()
+            task = asyncio.create_task(self._run(one, ledger, claim, run))
+            self._running[one.analysis_id] = _Work(claim, run, task)
+            task.add_done_callback(functools.partial(self._ended, one.analysis_id))
+
+    async def _request(self, one: Waiting) -> tuple[AnalysisLedger, AnalysisRequest] | None:
+        owner = await queue.owner_of(self._store, one)
+        if owner is None:
+            return None
+        ledger = AnalysisLedger(self._store, owner, one.analysis_id)
+        request = await ledger.request()
+        return None if request is None else (ledger, request)
+
+    def _ended(self, analysis_id: str, task: "asyncio.Task[None]") -> None:
+        work = self._running.get(analysis_id)
+        if work is not None and work.task is task:
+            del self._running[analysis_id]
         self.nudge()
 
-    async def _claim(self, ledger: AnalysisLedger) -> Claim | None:
-        """Return our claim of the analysis, None where another runner holds it."""
-        claims = await ledger.claims()
-        beat = await ledger.last_beat() if claims else None
-        given_free = not claims or beat == released(claims[-1])
-        if not given_free and not self._is_lost(ledger, claims[-1], beat):
-            return None
-        claim = Claim(len(claims) + 1, self._name, self._node.id)
-        if not await ledger.claim(claim):
-            return None
-        self._tally.attempt(taken_over=not given_free)
-        return claim
-
-    def _is_lost(self, ledger: AnalysisLedger, last: Claim, beat: bytes | None) -> bool:
-        """Whether the last claim's runner was on a node that is gone, or has not shown itself."""
-        if last.node not in self._node.alive():
-            return True
-        known, since_s = self._seen_beats.get(ledger.analysis_id, (b"", 0.0))
-        if known != beat or not since_s:
-            # Waited for by our own clock: no two machines' clocks are compared.
-            self._seen_beats[ledger.analysis_id] = (beat, time.monotonic())
-            return False
-        return time.monotonic() - since_s >= self._settings.lease_s
-
-    async def _run(self, ledger: AnalysisLedger, number: int, claim: Claim) -> None:
-        one = ledger.analysis_id
-        fields = {"analysis_id": one, "attempt": claim.attempt}
+    async def _run(self, one: Waiting, ledger: AnalysisLedger, claim: Claim, run: Run) -> None:
+        fields = {"analysis_id": one.analysis_id, "round": claim.round, "attempt": claim.attempt}
         logger.info("attempt begun", extra=fields)
-        beating = asyncio.create_task(self._beat(ledger, claim))
-        deposed = False
+        beating = asyncio.create_task(self._beat(ledger, claim, run))
+        over = False
         try:
-            await self._work(ledger, number, claim)
-            self._failures.pop(one, None)
+            if await ledger.exists():
+                await run.work()
+            else:
+                self._asked.pop(one.analysis_id, None)  # it was deleted
+            # The round is over, and its claim with it. A beat from here on might be all that is left of a deleted one.
+            over = True
             logger.info("attempt ended", extra=fields)
         except Deposed as error:
-            deposed = True
+            over = True
             logger.warning("attempt taken over", exc_info=error, extra=fields)
         except Exception as error:
             # Also a bug: another attempt may fare better, and one that never ends well ends as a failed analysis.
-            failures = self._failures.setdefault(one, _Failures(0, 0.0))
-            failures.count += 1
-            wait_s = _RETRY.wait_s(failures.count, self._rng)
-            failures.not_before_s = time.monotonic() + wait_s
-            logger.error("attempt failed", exc_info=error, extra=fields | {"wait_s": round(wait_s, 1)})
+            logger.error("attempt failed", exc_info=error, extra=fields | self._failed(one))
         finally:
             beating.cancel()
             await asyncio.gather(beating, return_exceptions=True)
-            if not deposed:
+            if not over:
                 with contextlib.suppress(StorageFailed):  # the lease runs out instead
                     await ledger.release(claim)
 
-    async def _work(self, ledger: AnalysisLedger, number: int, claim: Claim) -> None:
-        request = await ledger.request()
-        if request is None:
-            await ledger.dequeue(number)  # it was deleted
-            return
-        name = request.options.model
-        if name not in self._models:
-            # Another runner may have it, or the next config: it waits in the queue.
-            raise UnknownModel(f"expected one of the models {', '.join(sorted(self._models))}, got {name!r}")
-        model, describer = self._models[name]
-        means = Means(self._store, model, describer, self._in_flight, self._settings.decode_cpus, self._tally)
-        await Run(ledger, claim, request, means).work()
-
-    async def _beat(self, ledger: AnalysisLedger, claim: Claim) -> None:
-        count = 0
-        while True:
+    async def _beat(self, ledger: AnalysisLedger, claim: Claim, run: Run) -> None:
+        """Say that the run is at work as long as it is."""
+        fields, count = {"analysis_id": ledger.analysis_id, "attempt": claim.attempt}, 0
+        while not self._hangs(run):
             try:
-                if len(await ledger.claims()) > claim.attempt:
-                    return  # taken over: a beat of ours would keep a dead successor's claim alive
+                if await ledger.is_taken_over(claim):
+                    return  # a beat of ours would keep a dead successor's claim alive
                 await ledger.beat(claim, count)
             except StorageFailed as error:
-                logger.warning("beat failed", exc_info=error, extra={"analysis_id": ledger.analysis_id})
+                logger.warning("beat failed", exc_info=error, extra=fields)
             count += 1
             await asyncio.sleep(self._settings.beat_s)
+        logger.error("attempt hangs and is given up", extra=fields)
+        work = self._running.pop(ledger.analysis_id)
+        work.task.cancel()
+
+    def _hangs(self, run: Run) -> bool:
+        if not run.in_flight and (self._means.turns.full or self._means.in_flight.locked()):
+            return False  # it waits behind others
+        return time.monotonic() - run.moved_s > self._settings.hung_s

@@ -1,40 +1,30 @@
 """What people do with analyses: ask for one, look at it, stop it, have its failed clips done again, remove it."""
 
 import asyncio
-import hashlib
-import json
+import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from obstore.store import ObjectStore
 
 from deployments.contracts import ModelInfo
-from deployments.errors import AnalysisConflict, NotFound, UnknownModel
+from deployments.errors import AnalysisConflict, NotFound
 from pipelines import store as objects
-from pipelines.ids import new_id
-from pipelines.plan import cut_of
 from serve_app.analyses.followed import Followed, View, missing
 from serve_app.analyses.journal import Event
-from serve_app.analyses.ledger import AnalysisLedger
-from serve_app.analyses.request import AnalysisOptions, AnalysisRequest
+from serve_app.analyses.ledger import AnalysisLedger, Round
+from serve_app.analyses.submission import Asked, Submissions
 from serve_app.analyses.watch import Watch
 from serve_app.files import Files
 from serve_app.principal import Principal
 
+logger = logging.getLogger("ray.serve.vidray.gateway")
+
 _READS_AT_ONCE = 32
-
-
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """What a client asks for; the same `key` asks for the same analysis again, however often."""
-
-    file_id: str
-    options: AnalysisOptions
-    metadata: dict[str, Any]
-    key: str | None = None
+_Done = TypeVar("_Done")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,13 +46,11 @@ class Analyses:
         nudge: Callable[[], Awaitable[None]],
     ) -> None:
         self._store = store
-        self._files = files
-        self._models = models
+        self._submissions = Submissions(store, files, models, nudge)
         self._nudge = nudge
         self._watch = Watch()
-        self.submitted = 0
-        """Analyses accepted here since the start; one that a key names again is none."""
         self._followed = Followed(store)
+        self._at_work: set[asyncio.Task[Any]] = set()
 
     async def submit(self, principal: Principal, asked: Asked) -> View:
         """Accept an analysis; it stands when this returns, and runs when its turn comes.
@@ -70,51 +58,17 @@ class Analyses:
         Raises NotFound (the file), UnknownModel, InvalidOption, AnalysisConflict (the key was used for something else),
         StorageFull, StorageFailed.
         """
-        self._files.require_room(0)
-        file = await self._files.get(principal, asked.file_id)
-        model = self.model(asked.options.model)
-        model.frame_spec.target_size(file.video.width, file.video.height)
-        cut_of(file.video, asked.options.sampling, max_frames=model.max_frames)
-        request = AnalysisRequest(
-            id=await self._id(principal, asked),
-            owner=principal.owner,
-            created_at=time.time(),
-            file_id=file.id,
-            filename=file.filename,
-            sha256=file.sha256,
-            size_bytes=file.size_bytes,
-            source=file.source,
-            video=file.video,
-            model_revision=model.revision,
-            options=asked.options,
-            metadata=asked.metadata,
-        )
-        self.submitted += await self._ledger(principal, request.id).submit(request) is request
-        await self._nudge()
+        request = await self._held(self._submissions.submit(principal, asked))
         return await self.get(principal, request.id)
+
+    @property
+    def submitted(self) -> int:
+        """Analyses accepted here since the start; one that a key names again is none."""
+        return self._submissions.accepted
 
     def model(self, name: str) -> ModelInfo:
         """Return what is known of a model that can be asked. Raises UnknownModel."""
-        model = self._models.get(name)
-        if model is None:
-            known = ", ".join(sorted(self._models))
-            raise UnknownModel(f"expected one of the models {known}, got {name!r}", param="model")
-        return model
-
-    async def _id(self, principal: Principal, asked: Asked) -> str:
-        """Return a new id, or the one that was given out for the client's key."""
-        if asked.key is None:
-            return new_id("ana")
-        what = json.dumps([asked.file_id, asked.options.model_dump(mode="json"), asked.metadata], sort_keys=True)
-        record = {"analysis_id": new_id("ana"), "asked": hashlib.sha256(what.encode()).hexdigest()}
-        # The key is a client's text, which may be anything: its hash is fit for a path.
-        path = f"owners/{principal.owner}/keys/{hashlib.sha256(asked.key.encode()).hexdigest()}.json"
-        if not await objects.create(self._store, path, json.dumps(record).encode()):
-            stands = json.loads(await objects.get(self._store, path))
-            if stands["asked"] != record["asked"]:
-                raise AnalysisConflict("expected the request that this Idempotency-Key came with first, got another")
-            record = stands
-        return str(record["analysis_id"])
+        return self._submissions.model(name)
 
     async def get(self, principal: Principal, analysis_id: str) -> View:
         """Return the owner's analysis. Raises NotFound."""
@@ -122,10 +76,13 @@ class Analyses:
 
     async def result(self, principal: Principal, analysis_id: str) -> dict[str, Any]:
         """Return how the analysis ended. Raises NotFound, AnalysisConflict while it is not done."""
-        progress = (await self.get(principal, analysis_id)).progress
+        return await self._result(principal, await self.get(principal, analysis_id))
+
+    async def _result(self, principal: Principal, view: View) -> dict[str, Any]:
+        progress, analysis_id = view.progress, view.request.id
         if not progress.done:
             raise AnalysisConflict(f"expected an analysis that is done, got one that is {progress.state}")
-        result = await self._ledger(principal, analysis_id).result(progress.round)
+        result = await self._ledger(principal, analysis_id).result(progress.round, progress.attempt)
         if result is None:
             raise missing(analysis_id)  # it is being deleted
         return result
@@ -148,6 +105,10 @@ class Analyses:
             return await self.get(principal, analysis_id)
         except NotFound:
             return None  # deleted meanwhile, or not wholly accepted yet
+        except ValueError as error:
+            # One whose objects are damaged hides no other one.
+            logger.error("analysis cannot be read", exc_info=error, extra={"analysis_id": analysis_id})
+            return None
 
     async def clips(
         self, principal: Principal, analysis_id: str, *, after: int, limit: int
@@ -183,40 +144,52 @@ class Analyses:
         """Ask for the end; one that is done stays as it is. Raises NotFound."""
         view = await self.get(principal, analysis_id)
         if not view.progress.done:
-            await self._ledger(principal, analysis_id).ask_cancel(view.progress.round)
-            await self._nudge()
+            await self._held(self._stop(principal, view))
         return view
 
-    async def retry(self, principal: Principal, analysis_id: str) -> View:
-        """Have failed clips done again. Raises NotFound, AnalysisConflict while it is not done or none failed."""
-        view = await self.get(principal, analysis_id)
-        result = await self.result(principal, analysis_id)
-        failed = [clip["index"] for clip in result["clips"] if "error" in clip]
-        if not failed:
-            raise AnalysisConflict("expected an analysis with failed clips, got one with none")
-        ledger, progress = self._ledger(principal, analysis_id), view.progress
-        number = progress.round + 1
-        await ledger.open_round(number, failed)
-        await ledger.journal.append(
-            [
-                Event(
-                    progress.last_id + 1,
-                    "progress",
-                    time.time(),
-                    {
-                        "state": "queued",
-                        "round": number,
-                        "attempt": progress.attempt,
-                        "clips_total": progress.clips_total,
-                        "clips_done": len(result["clips"]) - len(failed),
-                        "clips_failed": 0,
-                    },
-                )
-            ]
-        )
-        await ledger.enqueue(number)
+    async def _stop(self, principal: Principal, view: View) -> None:
+        await self._ledger(principal, view.request.id).ask_cancel(view.progress.round)
         await self._nudge()
+
+    async def retry(self, principal: Principal, analysis_id: str) -> View:
+        """Have failed clips done again; one that is queued stays so, for whoever asks twice.
+
+        Raises NotFound, AnalysisConflict while it is running or where no clip failed.
+        """
+        view = await self.get(principal, analysis_id)
+        if view.progress.state == "queued":
+            await self._held(self._requeue(principal, analysis_id, view.progress.round))
+        else:
+            result = await self._result(principal, view)
+            failed = [clip["index"] for clip in result["clips"] if "error" in clip]
+            if not failed:
+                raise AnalysisConflict("expected an analysis with failed clips, got one with none")
+            await self._held(self._reopen(principal, view, len(result["clips"]) - len(failed), failed))
         return await self.get(principal, analysis_id)
+
+    async def _requeue(self, principal: Principal, analysis_id: str, number: int) -> None:
+        await self._ledger(principal, analysis_id).enqueue(number)
+        await self._nudge()
+
+    async def _reopen(self, principal: Principal, view: View, clips_done: int, failed: list[int]) -> None:
+        """Open the next round, or finish what another began who opened it."""
+        progress = view.progress
+        number = progress.round + 1
+        told = {
+            "state": "queued",
+            "round": number,
+            "attempt": progress.attempt,
+            "clips_total": progress.clips_total,
+            "clips_done": clips_done,
+            "clips_failed": 0,
+        }
+        ledger = self._ledger(principal, view.request.id)
+        again = Round(failed, Event(progress.last_id + 1, "progress", time.time(), told))
+        again = await ledger.open_round(number, again)
+        # Once it is queued, a runner tells what is not told: the event is in the round's record.
+        await ledger.enqueue(number)
+        await ledger.journal.append([again.opened])
+        await self._nudge()
 
     async def delete(self, principal: Principal, analysis_id: str) -> None:
         """Remove a done analysis; the captions stay in the cache. Raises NotFound, AnalysisConflict."""
@@ -224,8 +197,15 @@ class Analyses:
         if not view.progress.done:
             state = view.progress.state
             raise AnalysisConflict(f"expected an analysis that is done, got one that is {state}: cancel it first")
-        await self._ledger(principal, analysis_id).delete()
+        await self._held(self._ledger(principal, analysis_id).delete())
         self._followed.forget(analysis_id)
+
+    async def _held(self, work: Coroutine[Any, Any, _Done]) -> _Done:
+        """Do it to the end, also when the client goes away meanwhile."""
+        task = asyncio.create_task(work)
+        self._at_work.add(task)
+        task.add_done_callback(self._at_work.discard)
+        return await asyncio.shield(task)
 
     def _ledger(self, principal: Principal, analysis_id: str) -> AnalysisLedger:
         return AnalysisLedger(self._store, principal.owner, analysis_id)

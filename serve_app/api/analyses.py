@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, JsonValue
 
 from pipelines.exports import FORMATS, export
 from serve_app.analyses.followed import View
-from serve_app.analyses.service import Asked
+from serve_app.analyses.submission import Asked
 from serve_app.api.access import Analyst, Injected, Viewer
 from serve_app.api.errors import ErrorAnswer
 from serve_app.api.examples import ANALYSIS, RESULT

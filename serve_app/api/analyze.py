@@ -8,7 +8,7 @@ from starlette.datastructures import FormData
 
 from deployments.errors import InvalidOption
 from deployments.validation import parse
-from serve_app.analyses.service import Asked
+from serve_app.analyses.submission import Asked
 from serve_app.api.access import Analyst, Injected
 from serve_app.api.analyses import ACCEPTED, AnalysisObject, accept
 from serve_app.api.errors import ErrorAnswer

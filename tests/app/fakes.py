@@ -15,7 +15,8 @@ from deployments.vision.prompts import first_kind
 from pipelines.describe import Describer
 from pipelines.sandbox import Sandbox
 from pipelines.video import VideoInfo
-from serve_app.analyses.runner import Node, Runner, RunnerSettings
+from serve_app.analyses.lease import Node
+from serve_app.analyses.runner import Runner, RunnerSettings
 from serve_app.analyses.service import Analyses
 from serve_app.figures import UploadFigures
 from serve_app.files import Files
@@ -79,7 +80,9 @@ class FakeServices:
         models: dict[str, tuple[ModelInfo, Describer]] = {
             one.info.name: (one.info, self.model) for one in self.statuses
         }
-        runner = Runner(self._store, models, Node("node", lambda: {"node"}), RunnerSettings(poll_s=0.05, report_s=0.0))
+        runner = Runner(
+            self._store, models, Node("node", lambda: {"node": True}), RunnerSettings(poll_s=0.05, report_s=0.0)
+        )
         running = asyncio.create_task(runner.run_forever())
         try:
             yield

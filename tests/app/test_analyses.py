@@ -265,7 +265,7 @@ def test_owners_see_only_their_analyses(http: TestClient, file_id: str) -> None:
 
 def test_a_model_that_changed_is_not_mixed_in(http: TestClient, file_id: str, services: FakeServices) -> None:
     info = dataclasses.replace(SIM.info, revision="of yesterday")
-    services.analyses._models = {"sim": info}
+    services.analyses._submissions._models = {"sim": info}
     done = until_done(http, accepted(http, file_id))
     assert done["state"] == "failed"
     assert done["coverage"]["clips_failed_by_code"] == {"model_load_failed": CLIPS}

@@ -1,0 +1,170 @@
+"""Describe an analysis's clips: those that were described before from the cache, the others by the model, until stopped."""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from obstore.store import ObjectStore
+
+from deployments.contracts import ModelInfo
+from deployments.errors import AppError, Cancelled, DeadlineExceeded, ModelLoadFailed, SourceNotFound
+from pipelines import store as objects
+from pipelines.chain import split_runs
+from pipelines.describe import Describer
+from pipelines.drive import drive
+from pipelines.outcome import ClipOutcome
+from pipelines.source import Source, stamp_of
+from pipelines.video import ClipPlan
+from serve_app.analyses.cache import CaptionCache
+from serve_app.analyses.record import Record
+from serve_app.analyses.request import AnalysisRequest
+from serve_app.analyses.tally import Tally
+from serve_app.analyses.turns import IsOver, Turns
+
+_CACHE_READS_AT_ONCE = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Means:
+    """What a runner's runs share; of `in_flight`, each clip between decoder and record takes one."""
+
+    store: ObjectStore
+    in_flight: asyncio.Semaphore
+    turns: Turns
+    decode_cpus: float
+    tally: Tally
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """When to stop early: once `cancelled` is set, or at `give_up_s` (seconds since 1970, None: never)."""
+
+    cancelled: asyncio.Event
+    give_up_s: float | None
+
+    async def asked(self) -> AppError:
+        """Return once it is time."""
+        wait_s = None if self.give_up_s is None else max(0.0, self.give_up_s - time.time())
+        try:
+            async with asyncio.timeout(wait_s):
+                await self.cancelled.wait()
+        except TimeoutError:
+            return DeadlineExceeded("expected a caption before the analysis's deadline, got none")
+        return Cancelled("expected a caption, got a cancelled analysis")
+
+
+class Describing:
+    """One attempt's clips, described by the model `info` behind `describer`.
+
+    `in_flight` hears 1 when a clip is decoded and -1 when its outcome is recorded.
+    """
+
+    def __init__(
+        self,
+        request: AnalysisRequest,
+        means: Means,
+        info: ModelInfo,
+        describer: Describer,
+        record: Record,
+        in_flight: Callable[[int], None],
+    ) -> None:
+        self._request = request
+        self._means = means
+        self._info = info
+        self._describer = describer
+        self._record = record
+        self._in_flight = in_flight
+        self._cache = CaptionCache(means.store, request, info)
+        self._recording: set[asyncio.Task[None]] = set()
+
+    async def keep(self, clips: Iterable[ClipPlan], there: set[str]) -> None:
+        """Keep the captions of clips that an attempt described which died before it kept them."""
+        described = ((clip, self._record.outcomes[clip.index]) for clip in clips)
+        for clip, outcome in described:
+            if outcome.error is None and not outcome.reused and self._cache.path(clip) not in there:
+                await self._cache.keep(clip, outcome)
+
+    async def reuse(self, pending: list[ClipPlan], there: set[str]) -> None:
+        """Record the captions that were made before."""
+        known = [clip for clip in pending if self._cache.path(clip) in there]
+        for at in range(0, len(known), _CACHE_READS_AT_ONCE):
+            some = await asyncio.gather(*map(self._cache.find, known[at : at + _CACHE_READS_AT_ONCE]))
+            await asyncio.gather(*(self._record.commit(outcome) for outcome in some if outcome is not None))
+
+    async def kept(self) -> set[str]:
+        """Return what the cache has of the video."""
+        return await self._cache.paths()
+
+    async def until_stopped(self, pending: list[ClipPlan], stop: Stop) -> AppError | None:
+        """Describe the clips; return what ended that early, or None. Raises Deposed, StorageFailed, EngineFailed."""
+        driving = asyncio.create_task(self._drive(pending))
+        stopping = asyncio.create_task(stop.asked())
+        stopped: AppError | None = None
+        try:
+            await asyncio.wait({driving, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            if driving.done():
+                driving.result()
+            else:
+                stopped = stopping.result()
+        except (ModelLoadFailed, SourceNotFound) as fatal:
+            stopped = fatal
+        finally:
+            for task in (driving, stopping):
+                task.cancel()
+            await asyncio.gather(driving, stopping, return_exceptions=True)
+            # A result must not say more than the events: what is being recorded is recorded, or the attempt has failed.
+            await asyncio.gather(*self._recording)
+        return stopped
+
+    async def _drive(self, pending: list[ClipPlan]) -> None:
+        async with contextlib.AsyncExitStack() as kept:
+            path: Path | None = None
+            while pending := [clip for clip in pending if clip.index not in self._record.outcomes]:
+                async with self._means.turns.turn() as is_over:
+                    if path is None:
+                        path = await kept.enter_async_context(
+                            objects.local_file(self._means.store, self._request.source)
+                        )
+                    await self._drive_some(pending, path, is_over)
+                if not any(clip.index in self._record.outcomes for clip in pending):
+                    return  # each turn brings one clip at least: a decoder that gives none would be asked for ever
+
+    async def _drive_some(self, pending: list[ClipPlan], path: Path, is_over: IsOver) -> None:
+        request, means = self._request, self._means
+        size = self._info.frame_spec.target_size(request.video.width, request.video.height)
+        by_index = {clip.index: clip for clip in pending}
+
+        async def record(_: str, outcome: ClipOutcome) -> None:
+            recording = asyncio.create_task(self._record_new(by_index[outcome.index], outcome))
+            self._recording.add(recording)
+            recording.add_done_callback(self._recording.discard)
+            # What is described is recorded, also when the analysis is stopped in this very moment.
+            await asyncio.shield(recording)
+
+        await drive(
+            split_runs(request.id, self._source(path), pending, size, request.options.decoder),
+            self._describer,
+            {request.id: request.options.describe_options()},
+            record,
+            in_flight=means.in_flight,
+            decode_cpus=means.decode_cpus,
+            on_decoded=lambda _: self._in_flight(1),
+            is_over=is_over,
+        )
+
+    def _source(self, path: Path) -> Source:
+        request = self._request
+        try:
+            stamp = stamp_of(str(path))
+        except OSError as error:
+            raise SourceNotFound(f"expected the uploaded video, got none any more: {request.filename}") from error
+        return Source(str(path), request.filename, request.sha256, request.size_bytes, request.video, stamp)
+
+    async def _record_new(self, clip: ClipPlan, outcome: ClipOutcome) -> None:
+        await self._record.commit(outcome)
+        self._in_flight(-1)
+        if outcome.error is None:
+            await self._cache.keep(clip, outcome)
