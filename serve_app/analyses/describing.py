@@ -1,4 +1,4 @@
-"""Describe an analysis's clips: those that were described before from the cache, the others by the model, until stopped."""
+"""Describe an analysis's clips: from the cache what was described before, the rest by the model, until stopped."""
 
 import asyncio
 import contextlib

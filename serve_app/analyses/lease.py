@@ -1,7 +1,7 @@
 """Which analyses a runner may claim: those that nobody holds, and those whose holder is gone.
 
-A claim is free when there is none, when it was for an earlier round, when its runner gave it free, or when it is our own
-and we are not at it. Else its runner may be dead, and is taken to be
+An analysis is free when it has no claim, or the last one was for an earlier round, was given free by its runner, or is
+our own and we are not at it. Else that runner may be dead, and is taken to be
 
 * at once, when Ray says that its node is dead;
 * when its beat has not changed for `lease_s` and its node is alive: the runner's process died, or it hangs;

@@ -13,8 +13,8 @@ Of two runners that both think a round is theirs both may write a result. The on
 names, and that event stands once.
 
 A round has its place in the queue before anything else of it is written, and until all of it is: whatever dies in
-between, a runner comes by. Beside all analyses of an owner, deleted/{analysis_id} says that one is to go: what is left of
-it an hour later, or was written since by one who did not know, goes then.
+between, a runner comes by. Beside all analyses of an owner, deleted/{analysis_id} says that one is to go: what is left
+of it an hour later, or was written since by one who did not know, goes then.
 """
 
 import asyncio

@@ -37,8 +37,8 @@ _LOOKS_AT_ONCE = 16
 class RunnerSettings:
     """How much at once, and how patiently.
 
-    Of the `at_once` analyses that are claimed, `decoding` decode at a time, each for `turn_s` while others wait for that.
-    A claim whose beat has not changed for `lease_s` may be taken over. It changes every `beat_s` as long as the work goes
+    Of the `at_once` analyses that are claimed, `decoding` decode at a time, each for `turn_s` while others wait for it.
+    A claim whose beat has not changed for `lease_s` may be taken over. It changes every `beat_s` while the work goes
     on; work that has not for `hung_s`, which is longer than a clip may take, hangs.
     """
 
