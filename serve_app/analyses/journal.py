@@ -73,8 +73,9 @@ class Journal:
         most = 1
         while events := await self.after(last_id, most):
             yield events
-            last_id = events[-1].id
-            most = min(most * 4, _OBJECTS_AT_ONCE)
+            if events[-1].id < last_id + most:
+                return  # the next one was not there
+            last_id, most = events[-1].id, min(most * 4, _OBJECTS_AT_ONCE)
 
     async def between(self, after: int, last_id: int) -> AsyncIterator[list[Event]]:
         """Yield the events behind any id `after` at least up to `last_id`, which stands, some at a time.
