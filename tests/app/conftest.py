@@ -3,6 +3,7 @@
 import asyncio
 import uuid
 from collections.abc import AsyncGenerator, Iterator
+from pathlib import Path
 
 import boto3
 import numpy as np
@@ -13,6 +14,8 @@ from deployments.contracts import FrameBatch
 from pipelines import drive
 from pipelines.chain import DecodeRun
 from pipelines.outcome import DecodedClip
+from pipelines.store import open_store
+from tests.app.house import House, Play, Scenario
 
 KEYS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_REGION": "us-east-1"}
 
@@ -48,3 +51,16 @@ def decoded_in_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
                 await asyncio.sleep(0)
 
     monkeypatch.setattr(drive, "decoded_clips", decoded)
+
+
+@pytest.fixture(params=["local", "s3"])
+def play(request: pytest.FixtureRequest, tmp_path: Path) -> Play:
+    target = str(tmp_path) if request.param == "local" else request.getfixturevalue("s3_url")
+
+    async def run(scenario: Scenario) -> None:
+        async with asyncio.timeout(30):
+            await scenario(House(open_store(target)))
+        for task in asyncio.all_tasks() - {asyncio.current_task()}:
+            task.cancel()
+
+    return lambda scenario: asyncio.run(run(scenario))

@@ -28,7 +28,7 @@ class Told:
             self._clips += 1
 
     def done(self, at_s: float) -> None:
-        self.tell(at_s, "done", {"round": 0, "status": "completed", "coverage": COVERAGE})
+        self.tell(at_s, "done", {"round": 0, "attempt": 1, "status": "completed", "coverage": COVERAGE})
 
 
 def test_the_time_to_the_first_caption_is_no_part_of_the_pace() -> None:

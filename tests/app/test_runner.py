@@ -5,119 +5,24 @@ import contextlib
 import dataclasses
 import functools
 import json
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
-from obstore.store import ObjectStore
 
 from deployments.errors import AnalysisConflict, Deposed, NotFound, StorageFailed, UnknownModel
-from deployments.settings import VisionSettings
-from deployments.vision.catalog import model_info
 from pipelines.plan import SamplingOptions
 from pipelines.store import open_store, sizes_below
-from pipelines.video import VideoInfo
 from serve_app.analyses.followed import View
 from serve_app.analyses.journal import Event, Journal
-from serve_app.analyses.lease import Node
 from serve_app.analyses.ledger import AnalysisLedger
-from serve_app.analyses.progress import Progress
 from serve_app.analyses.reports import Reports
-from serve_app.analyses.request import AnalysisOptions, AnalysisRequest
-from serve_app.analyses.runner import Runner, RunnerSettings
-from serve_app.analyses.service import Analyses
+from serve_app.analyses.request import AnalysisOptions
 from serve_app.analyses.submission import Asked
-from serve_app.analyses.tally import Report
-from serve_app.files import Files, Naming, StoredFile
-from serve_app.principal import Principal, Role
 from tests.app.fakes import FakeModel
+from tests.app.house import ANN, BOB, CLIPS, QUICK, House, Play, claimed, kill, until, until_reported
 
 pytestmark = [pytest.mark.timeout(60), pytest.mark.usefixtures("decoded_in_no_time")]
-ANN, BOB = Principal("ann", Role.ANALYST), Principal("bob", Role.ANALYST)
-MODEL = model_info("sim", VisionSettings(engine="simulated"))
-CLIPS = 6
-QUICK = RunnerSettings(in_flight_clips=2, lease_s=0.5, beat_s=0.1, poll_s=0.05, report_s=0.0)
-
-
-@dataclasses.dataclass(frozen=True)
-class Seen:
-    """An analysis as it stands, with its result once it is done."""
-
-    request: AnalysisRequest
-    progress: Progress
-    result: dict[str, Any] | None
-
-
-class House:
-    """A store with a video of Ann's in it, the service, and runners that come and go."""
-
-    def __init__(self, store: ObjectStore) -> None:
-        self.store = store
-        self.model = FakeModel()
-        self.nodes = {"node": True}
-        self.files = Files(store, self._probe, max_bytes=1000)
-        self.service = Analyses(store, self.files, {"sim": MODEL}, self._nudge)
-
-    async def _probe(self, path: Path) -> VideoInfo:
-        return VideoInfo(10.0 * CLIPS, 64, 48, 25.0, 0, "h264", False, 0.0)
-
-    async def _nudge(self) -> None:
-        pass
-
-    async def file(self, content: bytes = b"video") -> StoredFile:
-        async def pieces() -> AsyncIterator[bytes]:
-            yield content
-
-        return await self.files.add(ANN, Naming("v.mp4"), pieces())
-
-    def start(self, node: str = "node") -> "asyncio.Task[None]":
-        runner = Runner(self.store, {"sim": (MODEL, self.model)}, Node(node, lambda: self.nodes), QUICK)
-        return asyncio.create_task(runner.run_forever())
-
-    async def submit(self, **options: Any) -> View:
-        file = await self.file()
-        return await self.service.submit(ANN, Asked(file.id, AnalysisOptions(model="sim", **options), {}))
-
-    async def until(self, analysis_id: str, held: Callable[[View], bool]) -> Seen:
-        while not held(view := await self.service.get(ANN, analysis_id)):  # noqa: ASYNC110
-            await asyncio.sleep(0.01)
-        result = await self.service.result(ANN, analysis_id) if view.progress.done else None
-        return Seen(view.request, view.progress, result)
-
-    async def done(self, analysis_id: str) -> Seen:
-        return await self.until(analysis_id, lambda view: view.progress.done)
-
-    async def events(self, analysis_id: str, after: int = 0) -> list[Event]:
-        return [event async for some in self.service.events(ANN, analysis_id, after=after) for event in some]
-
-
-async def claimed(ledger: AnalysisLedger) -> int:
-    """Return how many attempts there were."""
-    last = await ledger.last_claim()
-    return 0 if last is None else last.attempt
-
-
-async def until(held: Callable[[], bool]) -> None:
-    while not held():  # noqa: ASYNC110 (what is waited for tells nobody)
-        await asyncio.sleep(0.01)
-
-
-async def until_reported(house: House, held: Callable[[Report], bool]) -> None:
-    while not any(held(report) for report in await Reports(house.store).read()):  # noqa: ASYNC110
-        await asyncio.sleep(0.01)
-
-
-async def kill(runner: "asyncio.Task[None]", monkeypatch: pytest.MonkeyPatch) -> None:
-    """End the runner as `kill -9` does: it gives nothing free."""
-
-    async def nothing(*_: object) -> None:
-        pass
-
-    with monkeypatch.context() as patched:
-        patched.setattr(AnalysisLedger, "release", nothing)
-        runner.cancel()
-        await asyncio.gather(runner, return_exceptions=True)
 
 
 def more_done(than: int, view: View) -> bool:
@@ -126,23 +31,6 @@ def more_done(than: int, view: View) -> bool:
 
 def more_calls(model: FakeModel, than: int) -> bool:
     return len(model.calls) > than
-
-
-Scenario = Callable[[House], Coroutine[Any, Any, None]]
-Play = Callable[[Scenario], None]
-
-
-@pytest.fixture(params=["local", "s3"])
-def play(request: pytest.FixtureRequest, tmp_path: Path) -> Play:
-    target = str(tmp_path) if request.param == "local" else request.getfixturevalue("s3_url")
-
-    async def run(scenario: Scenario) -> None:
-        async with asyncio.timeout(30):
-            await scenario(House(open_store(target)))
-        for task in asyncio.all_tasks() - {asyncio.current_task()}:
-            task.cancel()
-
-    return lambda scenario: asyncio.run(run(scenario))
 
 
 def test_an_analysis_goes_from_the_queue_to_its_result(play: Play) -> None:
