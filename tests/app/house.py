@@ -1,16 +1,19 @@
 """A store with a video in it, the service, and runners that come and go: analyses without Ray, and what breaks them."""
 
 import asyncio
+import contextlib
 import dataclasses
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from obstore.store import ObjectStore
 
+from deployments.errors import StorageFailed
 from deployments.settings import VisionSettings
 from deployments.vision.catalog import model_info
+from pipelines import store as objects
 from pipelines.video import VideoInfo
 from serve_app.analyses.followed import View
 from serve_app.analyses.journal import Event
@@ -64,9 +67,23 @@ class House:
 
         return await self.files.add(ANN, Naming("v.mp4"), pieces())
 
-    def start(self, node: str = "node") -> "asyncio.Task[None]":
-        runner = Runner(self.store, {"sim": (MODEL, self.model)}, Node(node, lambda: self.nodes), QUICK)
+    def start(
+        self,
+        node: str = "node",
+        settings: RunnerSettings = QUICK,
+        models: tuple[str, ...] = ("sim",),
+        known: Callable[[], dict[str, bool]] | None = None,
+    ) -> "asyncio.Task[None]":
+        served = dict.fromkeys(models, (MODEL, self.model))
+        runner = Runner(self.store, served, Node(node, known or (lambda: self.nodes)), settings)
         return asyncio.create_task(runner.run_forever())
+
+    def gateway(self) -> Analyses:
+        """Return another gateway's service over the same store."""
+        return Analyses(self.store, self.files, {"sim": MODEL}, self._nudge)
+
+    def ledger(self, analysis_id: str) -> AnalysisLedger:
+        return AnalysisLedger(self.store, "ann", analysis_id)
 
     async def submit(self, **options: Any) -> View:
         file = await self.file()
@@ -115,3 +132,49 @@ async def kill(runner: "asyncio.Task[None]", monkeypatch: pytest.MonkeyPatch) ->
 
 Scenario = Callable[[House], Coroutine[Any, Any, None]]
 Play = Callable[[Scenario], None]
+
+
+Fails = Callable[[str, str], bool]
+"""Says whether the store fails at this verb (`create`, `put`, `find`, ...) and path."""
+
+
+@contextlib.contextmanager
+def broken_store(fails: Fails, *, written: bool = False) -> Iterator[None]:
+    """Have operations on the store fail; `written`: they are done, but the answer is lost."""
+
+    def breaking(verb: str, real: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+        async def broken(store: ObjectStore, path: str, *args: Any) -> Any:
+            fail = fails(verb, path)
+            if fail and not written:
+                raise StorageFailed(f"cannot {verb} {path}: made up")
+            done = await real(store, path, *args)
+            if fail:
+                raise StorageFailed(f"cannot {verb} {path}: the answer is lost")
+            return done
+
+        return broken
+
+    verbs = ("create", "put", "get", "find", "exists", "delete", "sizes_below", "listed_below")
+    with pytest.MonkeyPatch.context() as patched:
+        for verb in verbs:
+            patched.setattr(objects, verb, breaking(verb, getattr(objects, verb)))
+        yield
+
+
+def once(verb: str, part: str) -> Fails:
+    """Fail at the first operation of this kind on a path that holds the part."""
+    left = [True]
+
+    def fails(this: str, path: str) -> bool:
+        return this == verb and part in path and left.pop() if left else False
+
+    return fails
+
+
+async def queued(house: House) -> list[str]:
+    return sorted(await objects.sizes_below(house.store, "queue"))
+
+
+async def until_queue_is_empty(house: House) -> None:
+    while await queued(house):  # noqa: ASYNC110
+        await asyncio.sleep(0.01)
