@@ -177,19 +177,18 @@ class AnalysisLedger:
     async def delete(self) -> None:
         """Remove everything: for readers it is gone at once, and what a cut leaves goes with `remove_deleted`."""
         await objects.create(self._store, self._deleted, b"")
+        request = await self.request()
+        if request is not None and request.key_record is not None:
+            # The key may be used again, for an analysis with another id: gateways remember what they saw of this one.
+            await objects.delete(self._store, request.key_record)
         await objects.delete(self._store, f"{self._prefix}request.json")
-        await self._remove_all()
-
-    async def undelete(self) -> None:
-        """Remove what is left of a deleted analysis, so that its id can be used again."""
-        if await objects.exists(self._store, self._deleted):
-            await self._remove_all()
-            await objects.delete(self._store, self._deleted)
-
-    async def _remove_all(self) -> None:
         paths = list(await objects.sizes_below(self._store, self._prefix.rstrip("/")))
         await self.dequeue(sum(path.startswith(f"{self._prefix}rounds/") for path in paths))
         await objects.delete_all(self._store, paths)
+
+    async def forget(self) -> None:
+        """Say of a deleted analysis that nothing is left of it."""
+        await objects.delete(self._store, self._deleted)
 
 
 def released(claim: Claim) -> bytes:
@@ -205,7 +204,9 @@ async def remove_deleted(store: ObjectStore, owner: str, now_s: float) -> int:
     listed = await objects.listed_below(store, _deleted(owner))
     old = [path.rsplit("/", 1)[-1] for path, one in listed.items() if one.modified_s < now_s - LEFT_OVER_S]
     for analysis_id in old:
-        await AnalysisLedger(store, owner, analysis_id).undelete()
+        ledger = AnalysisLedger(store, owner, analysis_id)
+        await ledger.delete()
+        await ledger.forget()
     return len(old)
 
 

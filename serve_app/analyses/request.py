@@ -50,3 +50,5 @@ class AnalysisRequest(BaseModel):
     model_revision: str
     options: AnalysisOptions
     metadata: dict[str, Any] = {}
+    key_record: str | None = None
+    """The object by which the client's Idempotency-Key names this analysis."""

@@ -76,13 +76,9 @@ class Submissions:
         model = self.model(asked.options.model)
         model.frame_spec.target_size(file.video.width, file.video.height)
         cut_of(file.video, asked.options.sampling, max_frames=model.max_frames)
-        if analysis_id is None:
-            analysis_id = await self._new_id(principal, asked)
-        else:
-            # Whoever asked first died before it stood, or it was deleted since.
-            await self._ledger(principal, analysis_id).undelete()
         request = AnalysisRequest(
-            id=analysis_id,
+            # One that is named and not there was cut off before it stood.
+            id=analysis_id or await self._new_id(principal, asked),
             owner=principal.owner,
             created_at=time.time(),
             file_id=file.id,
@@ -94,8 +90,9 @@ class Submissions:
             model_revision=model.revision,
             options=asked.options,
             metadata=asked.metadata,
+            key_record=None if asked.key is None else _path(principal, asked.key),
         )
-        stands = await self._ledger(principal, analysis_id).submit(request)
+        stands = await self._ledger(principal, request.id).submit(request)
         self.accepted += stands is request
         await self._nudge()
         return stands

@@ -1,0 +1,114 @@
+"""What is accepted stands and runs, and what is cut off while it is accepted is finished or is nothing."""
+
+import asyncio
+import dataclasses
+
+import pytest
+
+from deployments.errors import AnalysisConflict, NotFound, StorageFailed
+from pipelines import store as objects
+from serve_app.analyses.request import AnalysisOptions
+from serve_app.analyses.submission import Asked
+from serve_app.files import StoredFile
+from tests.app.house import ANN, House, Play, broken_store, once, queued
+
+pytestmark = [pytest.mark.timeout(60), pytest.mark.usefixtures("decoded_in_no_time")]
+
+
+def keyed(file: StoredFile) -> Asked:
+    return Asked(file.id, AnalysisOptions(model="sim"), {}, key="mine")
+
+
+@pytest.mark.parametrize("part", ["keys/", "queue/", "request.json"])
+@pytest.mark.parametrize("written", [False, True], ids=["not done", "answer lost"])
+def test_a_submission_that_was_cut_off_is_finished_by_its_key(play: Play, part: str, written: bool) -> None:
+    async def scenario(house: House) -> None:
+        asked = keyed(await house.file())
+        with broken_store(once("create", part), written=written), pytest.raises(StorageFailed):
+            await house.service.submit(ANN, asked)
+        house.start()
+        one = (await house.service.submit(ANN, asked)).request.id
+        assert (await house.done(one)).progress.state == "completed"
+        page = await house.service.page(ANN, after=None, limit=10)
+        assert [view.request.id for view in page.views] == [one]
+
+    play(scenario)
+
+
+def test_whatever_of_a_submission_stands_will_run(play: Play) -> None:
+    async def scenario(house: House) -> None:
+        for part in ("queue/", "request.json"):
+            with broken_store(once("create", part), written=True), pytest.raises(StorageFailed):
+                await house.submit(prompt=part)
+        house.start()
+        page = await house.service.page(ANN, after=None, limit=10)
+        assert len(page.views) == 1, "the other was not accepted, and nothing is listed of it"
+        assert (await house.done(page.views[0].request.id)).progress.state == "completed"
+
+    play(scenario)
+
+
+@pytest.mark.parametrize("part", ["keys/", "queue/", "request.json"])
+def test_a_client_that_goes_away_leaves_no_half_submission(
+    play: Play, monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
+    async def scenario(house: House) -> None:
+        asked = keyed(await house.file())
+        create, at_it, go_on = objects.create, asyncio.Event(), asyncio.Event()
+
+        async def slow(store: object, path: str, data: bytes) -> bool:
+            if part in path:
+                at_it.set()
+                await go_on.wait()
+            return await create(store, path, data)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(objects, "create", slow)
+        submitting = asyncio.create_task(house.service.submit(ANN, asked))
+        await at_it.wait()
+        submitting.cancel()
+        await asyncio.gather(submitting, return_exceptions=True)
+        assert submitting.cancelled()
+        go_on.set()
+        house.start()
+        async with asyncio.timeout(5):
+            while not (views := (await house.service.page(ANN, after=None, limit=10)).views):  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        assert (await house.done(views[0].request.id)).progress.state == "completed"
+
+    play(scenario)
+
+
+def test_a_key_answers_with_its_analysis_after_the_file_is_gone(play: Play) -> None:
+    async def scenario(house: House) -> None:
+        file = await house.file()
+        one = (await house.service.submit(ANN, keyed(file))).request.id
+        house.start()
+        await house.done(one)
+        await house.files.delete(ANN, file.id)
+        again = await house.service.submit(ANN, keyed(file))
+        assert (again.request.id, again.progress.state) == (one, "completed")
+        assert await queued(house) == []
+        assert house.service.submitted == 1
+        with pytest.raises(AnalysisConflict, match="Idempotency-Key"):
+            await house.service.submit(ANN, dataclasses.replace(keyed(file), metadata={"other": 1}))
+        with pytest.raises(NotFound):
+            await house.service.submit(ANN, dataclasses.replace(keyed(file), key="new"))
+
+    play(scenario)
+
+
+def test_a_key_of_a_deleted_analysis_asks_for_another(play: Play) -> None:
+    async def scenario(house: House) -> None:
+        file = await house.file()
+        house.start()
+        one = (await house.service.submit(ANN, keyed(file))).request.id
+        await house.done(one)
+        with broken_store(once("delete", "events/")), pytest.raises(StorageFailed):
+            await house.service.delete(ANN, one)
+        again = (await house.service.submit(ANN, keyed(file))).request.id
+        assert again != one
+        done = await house.done(again)
+        assert done.result is not None
+        assert (done.progress.state, done.result["coverage"]["reused"]) == ("completed", len(done.result["clips"]))
+
+    play(scenario)
