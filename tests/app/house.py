@@ -13,6 +13,7 @@ from obstore.store import ObjectStore
 from deployments.errors import StorageFailed
 from deployments.settings import VisionSettings
 from deployments.vision.catalog import model_info
+from pipelines import ledger as outcomes
 from pipelines import store as objects
 from pipelines.video import VideoInfo
 from serve_app.analyses.followed import View
@@ -157,7 +158,10 @@ def broken_store(fails: Fails, *, written: bool = False) -> Iterator[None]:
     verbs = ("create", "put", "get", "find", "exists", "delete", "sizes_below", "listed_below")
     with pytest.MonkeyPatch.context() as patched:
         for verb in verbs:
-            patched.setattr(objects, verb, breaking(verb, getattr(objects, verb)))
+            broken = breaking(verb, getattr(objects, verb))
+            for module in (objects, outcomes):
+                if hasattr(module, verb):
+                    patched.setattr(module, verb, broken)
         yield
 
 

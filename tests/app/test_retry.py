@@ -35,11 +35,7 @@ async def ends_completed(house: House, one: str) -> None:
     await until_queue_is_empty(house)
 
 
-@pytest.mark.parametrize(
-    ("verb", "part"),
-    [("create", "rounds/"), ("create", "queue/"), ("create", "events/")],
-    ids=["round", "place", "event"],
-)
+@pytest.mark.parametrize("part", ["rounds/", "queue/", "events/"])
 @pytest.mark.parametrize("written", [False, True], ids=["not done", "answer lost"])
 def test_a_retry_that_was_cut_off_is_finished_by_the_next_one(play: Play, part: str, written: bool) -> None:
     async def scenario(house: House) -> None:
