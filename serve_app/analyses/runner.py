@@ -140,9 +140,8 @@ class Runner:
 
     async def _look_at_queue(self) -> None:
         listed = await queue.waiting(self._store)
-        # A round is opened when the one before it is done, so that what is left of that one's place is no work.
+        # A round is opened when the one before it is done: a place that one left is no work, and goes with this one's.
         present = {one.analysis_id: one for one in listed}
-        await asyncio.gather(*(self._remove(one) for one in listed.keys() - present.values()))
         self._asked = {one: asked for one, asked in self._asked.items() if one in present}
         self._failures = {one: failures for one, failures in self._failures.items() if one in listed}
         others: list[Waiting] = []
@@ -156,12 +155,6 @@ class Runner:
             await self._leases.begin({one.analysis_id for one in others})
         for at in range(0, len(others), _LOOKS_AT_ONCE):
             await asyncio.gather(*(self._consider(one, listed[one]) for one in others[at : at + _LOOKS_AT_ONCE]))
-
-    async def _remove(self, one: Waiting) -> None:
-        try:
-            await queue.remove_rounds(self._store, one.analysis_id, one.round)
-        except StorageFailed as error:
-            logger.warning("place in the queue cannot be removed", exc_info=error, extra=one._asdict())
 
     async def _consider(self, one: Waiting, since_s: float) -> None:
         failures = self._failures.get(one)
@@ -192,7 +185,7 @@ class Runner:
         asked = self._asked.get(one.analysis_id) or await self._request(one)
         if asked is None:
             if since_s < time.time() - LEFT_OVER_S:  # else it is being submitted or deleted
-                await self._remove(one)
+                await queue.remove_rounds(self._store, one.analysis_id, one.round)
             return
         self._asked[one.analysis_id] = asked
         ledger, request = asked

@@ -7,6 +7,7 @@ import pytest
 
 from deployments.errors import NotFound, StorageFailed
 from pipelines import store as objects
+from serve_app.analyses.ledger import AnalysisLedger, Claim
 from serve_app.janitor import sweep
 from serve_app.uploads import Uploads
 from tests.app.house import ANN, House, Play, broken_store, once, queued, until_queue_is_empty
@@ -57,8 +58,15 @@ def test_a_deletion_that_was_cut_off_hides_the_analysis_at_once_and_is_finished_
     play(scenario)
 
 
-def test_what_is_written_after_a_deletion_goes_too(play: Play) -> None:
+def test_what_is_written_after_a_deletion_goes_too(play: Play, monkeypatch: pytest.MonkeyPatch) -> None:
+    release = AnalysisLedger.release
+
+    async def late(ledger: AnalysisLedger, claim: Claim) -> None:
+        await asyncio.sleep(0.1)
+        await release(ledger, claim)
+
     async def scenario(house: House) -> None:
+        monkeypatch.setattr(AnalysisLedger, "release", late)
         one = (await house.submit()).request.id
         house.start()
         await house.done(one)

@@ -192,29 +192,33 @@ def test_a_clip_that_is_slow_is_no_hang(play: Play) -> None:
 
 def test_a_deposed_runner_cannot_change_how_the_round_ended(play: Play, monkeypatch: pytest.MonkeyPatch) -> None:
     async def scenario(house: House) -> None:
-        finish, at_it, go_on = AnalysisLedger.finish, asyncio.Event(), asyncio.Event()
+        finish = AnalysisLedger.finish
+        asleep, awake, over = asyncio.Event(), asyncio.Event(), asyncio.Event()
 
         async def late(ledger: AnalysisLedger, claim: Claim, result: dict[str, object]) -> None:
-            """Sleep as the first attempt is about to write its result, and wake when the second has ended."""
+            """Fall asleep before the first attempt's result, and wake when the second one is about to write its own."""
             if claim.attempt == 1:
-                at_it.set()
-                await go_on.wait()
-                result = result | {"clips": [], "status": "failed"}
-            await finish(ledger, claim, result)
+                asleep.set()
+                await awake.wait()
+                await finish(ledger, claim, result | {"clips": [], "status": "failed"})
+                over.set()
+            else:
+                awake.set()
+                await over.wait()
+                await finish(ledger, claim, result)
 
         monkeypatch.setattr(AnalysisLedger, "finish", late)
         monkeypatch.setattr(AnalysisLedger, "beat", lambda *_: asyncio.sleep(0))
         house.nodes["other"] = True
         one = (await house.submit()).request.id
         house.start()
-        await at_it.wait()
+        await asleep.wait()
         house.start("other")
-        before = await house.done(one)
-        go_on.set()
-        await asyncio.sleep(0.3)
-        after = await house.done(one)
-        assert before.result is not None
-        assert (after.result, after.progress.state) == (before.result, "completed")
+        await house.done(one)
+        await asyncio.sleep(0.2)
+        view = await house.done(one)
+        assert view.result is not None
+        assert (len(view.result["clips"]), view.progress.state) == (CLIPS, "completed")
         assert [event.data["attempt"] for event in await house.events(one) if event.type == "done"] == [2]
         assert await house.ledger(one).result(0, 1) is not None, "it lies there, and nobody reads it"
 
