@@ -172,18 +172,19 @@ def test_work_that_hangs_loses_its_claim_also_to_its_own_runner(play: Play, monk
     play(scenario)
 
 
-def test_a_clip_that_is_slow_is_no_hang(play: Play) -> None:
+def test_slow_clips_are_no_hang_and_to_wait_behind_them_is_none(play: Play) -> None:
     async def scenario(house: House) -> None:
         house.model.held = True
-        one = (await house.submit()).request.id
-        other = (await house.submit(prompt="waits for a place behind it")).request.id
-        house.start(settings=dataclasses.replace(QUICK, hung_s=2.0))
+        slow = (await house.submit()).request.id
+        waits = (await house.submit(prompt="waits for its turn")).request.id
+        house.start(settings=dataclasses.replace(QUICK, decoding=1, turn_s=60.0, hung_s=1.0))
         await until(lambda: bool(house.model.calls))
-        await asyncio.sleep(1.5)
-        house.model.held = False
         for _ in range(CLIPS):
+            await asyncio.sleep(0.3)
             house.model.permits.release()
-        for analysis in (one, other):
+        await house.done(slow)
+        house.model.held = False
+        for analysis in (slow, waits):
             view = await house.done(analysis)
             assert (view.progress.state, view.progress.attempt) == ("completed", 1)
 

@@ -113,9 +113,11 @@ def test_one_broken_analysis_keeps_no_other_from_running(play: Play) -> None:
         await objects.put(house.store, f"owners/ann/analyses/{broken[2]}/attempts/000001.json", b"{}")
         for name in ("what", "ana_0.000", f"{broken[0]}.x", "deeper/one"):
             await objects.put(house.store, f"queue/{name}", b"ann")
-        one = (await house.submit()).request.id
-        house.start()
-        assert (await house.done(one)).progress.state == "completed"
+        runner = house.start()
+        for prompt in ("while they are there", "and after"):
+            one = (await house.submit(prompt=prompt)).request.id
+            assert (await house.done(one)).progress.state == "completed"
+        assert not runner.done()
 
     play(scenario)
 
