@@ -114,6 +114,7 @@ def to_markdown(result: Mapping[str, Any]) -> str:
     ]
     if result["notice"]:
         lines += [f"> {_markdown(result['notice'])}", ""]
+    lines += _markdown_summary(result)
     lines += ["| time | what was seen |", "|---|---|"]
     for clip in _in_time_order(result):
         said = (
@@ -124,6 +125,17 @@ def to_markdown(result: Mapping[str, Any]) -> str:
         lines.append(f"| {clock(clip['start_s'])} – {clock(clip['end_s'])} | {said} |")
     lines += [*_markdown_events(result), "", _coverage_line(result), ""]
     return "\n".join(lines)
+
+
+def _markdown_summary(result: Mapping[str, Any]) -> list[str]:
+    summary = result.get("summary")  # results of old have none
+    if not summary or not summary["passages"]:
+        return []
+    lines = ["In short, in the captions' own words:", ""]
+    for passage in summary["passages"]:
+        places = ", ".join(f"{clock(one['start_s'])} – {clock(one['end_s'])}" for one in passage["citations"])
+        lines.append(f"- {_markdown(passage['text'])} [{places}]")
+    return [*lines, ""]
 
 
 def _markdown_events(result: Mapping[str, Any]) -> list[str]:

@@ -14,6 +14,7 @@ from pipelines.exports import export
 from pipelines.outcome import ClipOutcome
 from pipelines.source import Source
 from pipelines.store import put
+from pipelines.summary import summary_of
 
 _CLIP_COLUMNS = pa.schema(
     [
@@ -95,10 +96,11 @@ def build_result(
     reused: int,
     timings: dict[str, float],
     event_kinds: Sequence[str] = (),
+    summary: bool = True,
 ) -> dict[str, Any]:
     """Return the content of result.json; `outcomes` hold one for every planned clip, in order.
 
-    `events` is empty, too, where none were asked for: `event_kinds` says which were.
+    `events` is empty, too, where none were asked for: `event_kinds` says which were. Without `summary` it is null.
     """
     video = source.video
     return {
@@ -119,6 +121,7 @@ def build_result(
             "codec": video.codec,
             "has_audio": video.has_audio,
         },
+        "summary": summary_of(outcomes) if summary else None,
         "clips": [outcome.as_json() for outcome in outcomes],
         "event_kinds": list(event_kinds),
         "events": events_of(outcomes),

@@ -56,7 +56,7 @@ class Gateway:
         self._upload_figures = UploadFigures(pending=None, counted_at=None)
 
     def __serve_build_asgi_app__(self) -> Any:
-        return create_app(self, behind_proxy=True)
+        return create_app(self, admission=self._args.admission, behind_proxy=True)
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:

@@ -67,6 +67,23 @@ class SourceSettings(BaseModel):
         return directories
 
 
+class AdmissionSettings(BaseModel):
+    """Most that one gateway replica has under way at once; what is more gets 503 and may come again."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    uploads: Annotated[int, Field(ge=1, le=1000)] = 32
+    """Requests with bytes of a video, each of which may hold `max_part_bytes` of memory in Serve's proxy."""
+    downloads: Annotated[int, Field(ge=1, le=1000)] = 64
+    """Requests for bytes of a video."""
+    watchers: Annotated[int, Field(ge=1, le=6000)] = 4000
+    """Event streams and WebSockets."""
+    requests: Annotated[int, Field(ge=1, le=1000)] = 500
+    """All others; what asks for the gateway's health is not counted."""
+    queued_analyses: Annotated[int, Field(ge=1, le=1_000_000)] = 10_000
+    """Analyses that are not done, of all owners together."""
+
+
 class AppArgs(BaseModel):
     """Which models the app serves, where it keeps files, how it decodes. Replicas and resources stand beside it."""
 
@@ -77,6 +94,7 @@ class AppArgs(BaseModel):
     default_model: str
     storage: StorageSettings = StorageSettings()
     sources: SourceSettings = SourceSettings()
+    admission: AdmissionSettings = AdmissionSettings()
     decode_cpus: Annotated[float, Field(gt=0.0, le=64.0)] = 1.0
     """CPUs that Ray accounts to one decode task."""
 

@@ -23,6 +23,9 @@ class AnalysisOptions(BaseModel):
     generation: GenerationOptions = GenerationOptions()
     decoder: DecoderName = "pyav"
     events: EventKinds = ()
+    summary: bool = True
+    allow_cloud: bool = False
+    """Whether a frame, caption or question may leave the cluster; no part that would send one is there yet."""
     deadline_s: Annotated[float, Field(gt=0.0, le=30 * 24 * 3600.0)] | None = None
     """Seconds from the first attempt's start after which what is not described yet is given up; None: never."""
 

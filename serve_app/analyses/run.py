@@ -174,6 +174,7 @@ class Run:
             reused=sum(outcome.reused for outcome in rows),
             timings={"attempt_s": round(time.perf_counter() - self._begun_s, 6)},
             event_kinds=request.options.events,
+            summary=request.options.summary,
         )
         status = "cancelled" if isinstance(stopped, Cancelled) else status_of(rows)
         attempt = self._claim.attempt

@@ -234,6 +234,8 @@ def analysis_object(view: View) -> AnalysisObject:
             "prompt": options.prompt,
             "decoder": options.decoder,
             "events": list(options.events),
+            "summary": options.summary,
+            "allow_cloud": options.allow_cloud,
             "deadline_s": options.deadline_s,
         },
         metadata=request.metadata,

@@ -1,15 +1,19 @@
 """The HTTP app: plain FastAPI over `Services`, ignorant of Ray."""
 
 import importlib.metadata
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 
 from serve_app.api import analyses, analyze, events, files, health, metrics, stats, uploads
+from serve_app.api.admission import Admission, Kind
+from serve_app.api.bodies import SmallBodies
 from serve_app.api.errors import ErrorAnswer, add_error_handlers
 from serve_app.api.request_log import RequestLog
 from serve_app.services import Services
+from serve_app.settings import AdmissionSettings
 
 ROUTERS = (
     health.router,
@@ -23,7 +27,9 @@ ROUTERS = (
 )
 
 
-def create_app(services: Services, *, behind_proxy: bool = False) -> FastAPI:
+def create_app(
+    services: Services, *, admission: AdmissionSettings | None = None, behind_proxy: bool = False
+) -> FastAPI:
     """Return the app; its routes speak to `services` and to nothing else.
 
     Serve's proxy puts X-Request-ID on every answer by itself, so `behind_proxy` leaves that header to it.
@@ -44,6 +50,10 @@ def create_app(services: Services, *, behind_proxy: bool = False) -> FastAPI:
     app.state.services = services
     app.state.routers = ROUTERS
     app.state.metrics = metrics.HttpMetrics()
+    app.state.under_way = Counter[Kind]()
+    # The last one added sees a request first.
+    app.add_middleware(SmallBodies)
+    app.add_middleware(Admission, settings=admission or AdmissionSettings(), under_way=app.state.under_way)
     app.add_middleware(RequestLog, behind_proxy=behind_proxy, metrics=app.state.metrics)
     add_error_handlers(app)
     for router in ROUTERS:

@@ -33,6 +33,11 @@ RESULT: dict[str, JsonValue] = {
     "analysis_id": "ana_019ab0c2e5f60718293a4b5c",
     "status": "completed",
     "model": "demo",
+    "summary": {
+        "by": "extractive",
+        "passages": [{"text": "A cat jumps onto a table.", "citations": [{"clip": 0, "start_s": 0.0, "end_s": 10.0}]}],
+        "not_described": [],
+    },
     "clips": [
         {
             "index": 0,

@@ -11,9 +11,8 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 
 from deployments.errors import InvalidInput, InvalidOption, SlowBody, TooLarge
 from pipelines.store import CHUNK_BYTES
+from serve_app.api.bodies import IDLE_BODY_S
 
-IDLE_BODY_S = 15.0
-"""A body that brings nothing for so long is cut: it holds a place that others wait for."""
 _FORM_BYTES = 64 << 10
 """Room for the fields and the form's own lines beside a file."""
 _MAX_FIELDS = 64

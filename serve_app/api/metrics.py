@@ -7,6 +7,7 @@ Labels have few values: routes by their template, models by the config, errors b
 
 import itertools
 import secrets
+from collections import Counter as Counts
 from collections.abc import Iterator
 from typing import Any, get_args
 
@@ -22,6 +23,7 @@ from deployments.vision.deployment import ModelState
 from serve_app.analyses.tally import Histogram as Times
 from serve_app.analyses.tally import Report, Timing
 from serve_app.api.access import Injected, Viewer
+from serve_app.api.admission import Kind
 from serve_app.figures import Stats
 from serve_app.services import Services
 
@@ -101,7 +103,7 @@ async def metrics(request: Request, principal: Viewer, services: Injected) -> Re
         taken = None
     families = [
         _gauge("vidray_storage_up", "Whether the storage answers", taken is not None),
-        *_own(http.replica, services),
+        *_own(http.replica, services, request.app.state.under_way),
         *(() if taken is None else (*_service(taken.stats), *_runners(taken.reports))),
     ]
     text = generate_latest(http.registry) + generate_latest(_Families(families))
@@ -116,8 +118,12 @@ class _Families(Collector):
         return self._families
 
 
-def _own(replica: str, services: Services) -> Iterator[Metric]:
+def _own(replica: str, services: Services, under_way: Counts[Kind]) -> Iterator[Metric]:
     """Yield what the rest of the gateway replica counts."""
+    ongoing = GaugeMetricFamily("vidray_http_under_way", "Requests under way", labels=("replica", "kind"))
+    for kind in get_args(Kind):
+        ongoing.add_metric((replica, kind), under_way[kind])
+    yield ongoing
     submitted = CounterMetricFamily("vidray_analyses_submitted", "Analyses accepted", labels=("replica",))
     submitted.add_metric((replica,), services.analyses.submitted)
     yield submitted

@@ -42,6 +42,12 @@ class NewAnalysisOptions(BaseModel):
         EventKinds,
         Field(description="kinds of events to list with their times, in words: a second question about each clip"),
     ] = ()
+    summary: Annotated[
+        bool, Field(description="whether the result has a summary: captions that say most, quoted with their places")
+    ] = True
+    allow_cloud: Annotated[
+        bool, Field(description="whether frames and captions may be sent to a cloud model; none can be configured yet")
+    ] = False
     metadata: Annotated[dict[str, JsonValue], Field(description="for your own use; kept as it is")] = {}
 
     @model_validator(mode="after")
@@ -63,6 +69,8 @@ class NewAnalysisOptions(BaseModel):
             generation=generation,
             decoder=self.decoder,
             events=self.events,
+            summary=self.summary,
+            allow_cloud=self.allow_cloud,
             deadline_s=self.deadline_s,
         )
 

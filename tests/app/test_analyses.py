@@ -97,6 +97,17 @@ def test_an_analysis_answers_at_once_and_ends_with_its_result(http: TestClient, 
     assert [one["id"] for one in listed["data"]] == [done["id"]]
 
 
+def test_a_result_has_a_summary_that_quotes_unless_none_is_wanted(http: TestClient, file_id: str) -> None:
+    here = f"/v1/analyses/{until_done(http, accepted(http, file_id))['id']}/result"
+    passages = http.get(here).json()["summary"]["passages"]
+    assert [passage["text"] for passage in passages] == ["0", "1", "2", "3"]
+    assert passages[2]["citations"] == [{"clip": 2, "start_s": 2.0, "end_s": 3.0}]
+    assert "- 2 [00:02 – 00:03]" in http.get(here, params={"format": "md"}).text
+    analysis = until_done(http, accepted(http, file_id, summary=False))
+    assert (analysis["options"]["summary"], analysis["options"]["allow_cloud"]) == (False, False)
+    assert http.get(analysis["links"]["result"]).json()["summary"] is None
+
+
 @pytest.mark.parametrize(
     ("options", "status", "param"),
     [

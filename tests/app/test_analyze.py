@@ -29,7 +29,13 @@ def left(services: FakeServices) -> dict[str, int]:
 def test_a_video_and_its_options_in_one_request(http: TestClient, services: FakeServices, video: bytes) -> None:
     services.model.events = '[{"event": "a door opens", "time_s": 0.5}]'
     answer = analyze(
-        http, video, prompt="What?", fps="2", events=["a cat jumps", "a door opens"], metadata='{"mine": [1, null]}'
+        http,
+        video,
+        prompt="What?",
+        fps="2",
+        events=["a cat jumps", "a door opens"],
+        metadata='{"mine": [1, null]}',
+        summary="false",
     )
     analysis = answer.json()
     assert (answer.status_code, analysis["state"]) == (202, "queued"), answer.text
@@ -37,6 +43,7 @@ def test_a_video_and_its_options_in_one_request(http: TestClient, services: Fake
     assert (analysis["filename"], analysis["metadata"]) == ("cats.mp4", {"mine": [1, None]})
     options = analysis["options"]
     assert (options["prompt"], options["fps"], options["events"]) == ("What?", 2.0, ["a cat jumps", "a door opens"])
+    assert options["summary"] is False
     assert until_done(http, analysis["id"])["state"] == "completed"
     assert http.get(f"/v1/files/{analysis['file_id']}/content").content == video
 
