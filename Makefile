@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 DEMO_RUN := --out build/demo-model/checkpoint --state build/demo-model/state --vision-steps 3600 --coarse-from 5000
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve lint format test test-chaos test-gpu demo-model eval-demo bench bench-pipeline bench-decode bench-memory bench-timeline bench-uploads bench-chaos readme lock clean
+.PHONY: help setup demo serve lint format test test-chaos test-gpu demo-model eval-demo bench bench-pipeline bench-decode bench-memory bench-timeline bench-long-video bench-uploads bench-chaos readme lock clean
 
 help: ## list the verbs
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1|\2/' | column -t -s '|'
@@ -55,7 +55,7 @@ eval-demo: $(READY) ## measure the demo checkpoint on held-out scenes, from arra
 	@$(BIN)/python -m benchmarks.demo_model
 	@$(BIN)/python -m benchmarks.demo_invariance
 
-bench: bench-decode bench-timeline bench-pipeline bench-memory bench-uploads bench-chaos ## all benchmarks
+bench: bench-decode bench-timeline bench-pipeline bench-memory bench-long-video bench-uploads bench-chaos ## all benchmarks
 
 bench-pipeline: $(READY) ## efficiency of the whole chain against the bare engine
 	@$(BIN)/python -m benchmarks.pipeline
@@ -68,6 +68,9 @@ bench-memory: $(READY) ## peak memory of every process, 2 hours of video against
 
 bench-timeline: $(READY) ## error of every sampled frame's time, by kind of file
 	@$(BIN)/python -m benchmarks.timeline
+
+bench-long-video: $(READY) ## the cost of a clip in the twelfth hour of a video against the first
+	@$(BIN)/python -m benchmarks.long_video
 
 bench-uploads: $(READY) ## memory and bytes of large uploads in parts whose connections are cut
 	@$(BIN)/python -m benchmarks.uploads

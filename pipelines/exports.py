@@ -33,8 +33,20 @@ def export(result: Mapping[str, Any], format: str) -> tuple[str, str]:
 
 
 def to_json(result: Mapping[str, Any]) -> str:
-    """Return the result whole, clips in time order."""
-    return json.dumps({**result, "clips": _in_time_order(result)}, ensure_ascii=False, indent=1)
+    """Return the result whole, clips in time order, as `json.dumps(indent=1)` writes it."""
+    rows = {"clips": _in_time_order(result), "events": result.get("events", [])}
+    text = _dumps({**result, **{name: [] for name in rows if name in result}})
+    for name, some in rows.items():
+        if some:
+            # Row by row: json holds an indented text in some hundred pieces a clip until all of it is there.
+            lines = ",\n  ".join(_dumps(row).replace("\n", "\n  ") for row in some)
+            # No string in JSON has a line's end in it, so this is the name itself, of the outermost object.
+            text = text.replace(f'\n "{name}": []', f'\n "{name}": [\n  {lines}\n ]', 1)
+    return text
+
+
+def _dumps(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, indent=1)
 
 
 def to_webvtt(result: Mapping[str, Any]) -> str:

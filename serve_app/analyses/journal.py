@@ -82,21 +82,23 @@ class Journal:
 
         What is read for one lot is bounded, wherever it lies. Raises StorageFailed, also when they were deleted.
         """
+        most = 1
         while after < last_id:
-            most = min(last_id - after, _OBJECTS_AT_ONCE)
-            events = await self.after(after, most) or await self._rest_of_object(after)
+            events = await self.after(after, min(most, last_id - after)) or await self._rest_of_object(after)
             if not events:
                 raise StorageFailed(f"expected event {after + 1} below {self._prefix}, got none any more")
             yield events
-            after = events[-1].id
+            after, most = events[-1].id, min(most * 8, _OBJECTS_AT_ONCE)
 
     async def _rest_of_object(self, after: int) -> list[Event]:
         """Return the events behind `after` of the object that holds it."""
-        for last in range(after, 0, -_OBJECTS_AT_ONCE):
-            first_ids = range(last, max(0, last - _OBJECTS_AT_ONCE), -1)
+        last, most = after, 8
+        while last > 0:
+            first_ids = range(last, max(0, last - most), -1)
             for data in await asyncio.gather(*(objects.find(self._store, self._path(one)) for one in first_ids)):
                 if data is not None:
                     return [event for event in _loads(data) if event.id > after]
+            last, most = first_ids[-1] - 1, _OBJECTS_AT_ONCE
         return []
 
     async def all_after(self, last_id: int) -> list[Event]:
