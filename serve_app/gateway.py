@@ -88,7 +88,7 @@ class Gateway:
     @functools.cached_property
     def analyses(self) -> Analyses:
         infos = {name: model_info(name, settings) for name, settings in self._args.models.items()}
-        return Analyses(self._store, self.files, infos, self._nudge)
+        return Analyses(self._store, self.files, infos, self._nudge, self._args.admission.queued_analyses)
 
     @functools.cached_property
     def stats(self) -> Statistics:

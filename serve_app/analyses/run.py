@@ -19,7 +19,7 @@ from serve_app.analyses.ledger import AnalysisLedger, Claim, Failure, Round
 from serve_app.analyses.progress import Progress
 from serve_app.analyses.record import Record
 from serve_app.analyses.request import AnalysisRequest
-from serve_app.analyses.scribe import Scribe
+from serve_app.analyses.scribe import Scribe, Told
 
 _MOST_BARREN_ATTEMPTS = 5
 
@@ -100,8 +100,10 @@ class Run:
             await self._ledger.record_failure(self._claim, Failure(len(record.outcomes), code, repr(error)))
             raise
         await self._ledger.finish(self._claim, result)
-        end = {name: result[name] for name in ("round", "attempt", "status", "coverage")}
-        await scribe.tell("done", end)
+        told: list[Told] = [("done", {name: result[name] for name in ("round", "attempt", "status", "coverage")})]
+        if result["summary"] is not None:
+            told.insert(0, ("summary", {"round": result["round"]} | result["summary"]))
+        await scribe.tell_together(*told)
         self._means.tally.finished(result["status"])
 
     async def _take_up(

@@ -16,7 +16,7 @@ from pipelines import store as objects
 from serve_app.analyses.followed import Followed, View, missing
 from serve_app.analyses.journal import Event
 from serve_app.analyses.ledger import AnalysisLedger, Round
-from serve_app.analyses.submission import Asked, Submissions
+from serve_app.analyses.submission import MAX_QUEUED, Asked, Submissions
 from serve_app.analyses.watch import Watch
 from serve_app.files import Files
 from serve_app.principal import Principal
@@ -44,9 +44,10 @@ class Analyses:
         files: Files,
         models: Mapping[str, ModelInfo],
         nudge: Callable[[], Awaitable[None]],
+        max_queued: int = MAX_QUEUED,
     ) -> None:
         self._store = store
-        self._submissions = Submissions(store, files, models, nudge)
+        self._submissions = Submissions(store, files, models, nudge, max_queued)
         self._nudge = nudge
         self._watch = Watch()
         self._followed = Followed(store)
@@ -56,7 +57,7 @@ class Analyses:
         """Accept an analysis; it stands when this returns, and runs when its turn comes.
 
         Raises NotFound (the file), UnknownModel, InvalidOption, AnalysisConflict (the key was used for something else),
-        StorageFull, StorageFailed.
+        Overloaded, StorageFull, StorageFailed.
         """
         request = await self._held(self._submissions.submit(principal, asked))
         return await self.get(principal, request.id)

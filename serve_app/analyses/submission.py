@@ -10,14 +10,19 @@ from typing import Any
 from obstore.store import ObjectStore
 
 from deployments.contracts import ModelInfo
-from deployments.errors import AnalysisConflict, UnknownModel
+from deployments.errors import AnalysisConflict, Overloaded, UnknownModel
 from pipelines import store as objects
 from pipelines.ids import new_id
 from pipelines.plan import cut_of
 from serve_app.analyses.ledger import AnalysisLedger
+from serve_app.analyses.queue import waiting
 from serve_app.analyses.request import AnalysisOptions, AnalysisRequest
 from serve_app.files import Files
 from serve_app.principal import Principal
+
+MAX_QUEUED = 10_000
+_COUNT_EVERY_S = 1.0
+"""The queue is counted so often at most; in between, what is accepted here is added."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +41,10 @@ class Asked:
 
 
 class Submissions:
-    """Every owner's submissions in one store. `models` can be asked; `nudge` tells the runner of new work."""
+    """Every owner's submissions in one store. `models` can be asked; `nudge` tells the runner of new work.
+
+    While `max_queued` analyses of all owners are not done, no other one is accepted.
+    """
 
     def __init__(
         self,
@@ -44,11 +52,14 @@ class Submissions:
         files: Files,
         models: Mapping[str, ModelInfo],
         nudge: Callable[[], Awaitable[None]],
+        max_queued: int,
     ) -> None:
         self._store = store
         self._files = files
         self._models = models
         self._nudge = nudge
+        self._max_queued = max_queued
+        self._queued, self._counted_s = 0, float("-inf")
         self.accepted = 0
         """Since the start; one that a key names again is not counted."""
 
@@ -64,7 +75,7 @@ class Submissions:
         """Record the analysis, or return the one that the key named first, even if its file is gone since.
 
         Raises NotFound (the file), UnknownModel, InvalidOption, AnalysisConflict (the key was used for something else),
-        StorageFull, StorageFailed.
+        Overloaded, StorageFull, StorageFailed.
         """
         analysis_id = await self._named(principal, asked)
         if analysis_id is not None:
@@ -72,6 +83,7 @@ class Submissions:
             if request is not None:
                 return request
         self._files.require_room(0)
+        await self._require_place()
         file = await self._files.get(principal, asked.file_id)
         model = self.model(asked.options.model)
         model.frame_spec.target_size(file.video.width, file.video.height)
@@ -94,8 +106,19 @@ class Submissions:
         )
         stands = await self._ledger(principal, request.id).submit(request)
         self.accepted += stands is request
+        self._queued += stands is request
         await self._nudge()
         return stands
+
+    async def _require_place(self) -> None:
+        now_s = time.monotonic()
+        if now_s - self._counted_s >= _COUNT_EVERY_S:
+            self._counted_s = now_s
+            self._queued = len(await waiting(self._store))
+        if self._queued >= self._max_queued:
+            raise Overloaded(
+                f"expected fewer than {self._max_queued} analyses that are not done, got {self._queued}: ask later"
+            )
 
     async def _new_id(self, principal: Principal, asked: Asked) -> str:
         """Return a new id, or the one that another gave out for the client's key just now."""

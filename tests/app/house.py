@@ -25,7 +25,7 @@ from serve_app.analyses.reports import Reports
 from serve_app.analyses.request import AnalysisOptions, AnalysisRequest
 from serve_app.analyses.runner import Runner, RunnerSettings
 from serve_app.analyses.service import Analyses
-from serve_app.analyses.submission import Asked
+from serve_app.analyses.submission import MAX_QUEUED, Asked
 from serve_app.analyses.tally import Report
 from serve_app.files import Files, Naming, StoredFile
 from serve_app.principal import Principal, Role
@@ -79,9 +79,9 @@ class House:
         runner = Runner(self.store, served, Node(node, known or (lambda: self.nodes)), settings)
         return asyncio.create_task(runner.run_forever())
 
-    def gateway(self) -> Analyses:
+    def gateway(self, max_queued: int = MAX_QUEUED) -> Analyses:
         """Return another gateway's service over the same store."""
-        return Analyses(self.store, self.files, {"sim": MODEL}, self._nudge)
+        return Analyses(self.store, self.files, {"sim": MODEL}, self._nudge, max_queued)
 
     def ledger(self, analysis_id: str) -> AnalysisLedger:
         return AnalysisLedger(self.store, "ann", analysis_id)

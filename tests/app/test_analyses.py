@@ -213,9 +213,10 @@ def test_events_stream_until_the_end_and_resume_behind_any_id(http: TestClient, 
     answer = http.get(f"/v1/analyses/{one}/events")
     assert answer.headers["Content-Type"].startswith("text/event-stream")
     live = sse(answer.text)
-    assert [number for number, _, _ in live] == list(range(1, CLIPS + 3))
-    assert [kind for _, kind, _ in live] == ["progress", *["clip"] * CLIPS, "done"]
+    assert [number for number, _, _ in live] == list(range(1, CLIPS + 4))
+    assert [kind for _, kind, _ in live] == ["progress", *["clip"] * CLIPS, "summary", "done"]
     assert live[-1][2]["status"] == "completed"
+    assert [passage["text"] for passage in live[-2][2]["passages"]] == ["0", "1", "2", "3"]
     assert {data["text"] for _, kind, data in live if kind == "clip"} == {"0", "1", "2", "3"}
     resumed = http.get(f"/v1/analyses/{one}/events", headers={"Last-Event-ID": "3"})
     assert sse(resumed.text) == live[3:]
@@ -242,11 +243,11 @@ def test_a_quiet_stream_says_that_it_is_alive(
 def test_a_websocket_tells_the_same(http: TestClient, file_id: str) -> None:
     one = accepted(http, file_id)
     with http.websocket_connect(f"/v1/analyses/{one}/ws") as socket:
-        told = [socket.receive_json() for _ in range(CLIPS + 2)]
+        told = [socket.receive_json() for _ in range(CLIPS + 3)]
         with pytest.raises(WebSocketDisconnect) as closed:
             socket.receive_json()
     assert closed.value.code == 1000
-    assert [event["id"] for event in told] == list(range(1, CLIPS + 3))
+    assert [event["id"] for event in told] == list(range(1, CLIPS + 4))
     assert told[-1]["type"] == "done"
     with http.websocket_connect(f"/v1/analyses/{one}/ws?after=4") as socket:
         assert socket.receive_json() == told[4]

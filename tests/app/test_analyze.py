@@ -120,8 +120,8 @@ def test_an_answer_that_is_no_list_of_events_is_a_warning_to_who_watches(
     services.model.events = '[{"event": "jump", "time_s": 0}]'
     one = accepted(http, file_id, events=["fall"])
     events = sse(http.get(f"/v1/analyses/{one}/events").text)
-    assert [kind for _, kind, _ in events] == ["progress", *["clip", "warning"] * CLIPS, "done"]
-    assert [number for number, _, _ in events] == list(range(1, 2 * CLIPS + 3))
+    assert [kind for _, kind, _ in events] == ["progress", *["clip", "warning"] * CLIPS, "summary", "done"]
+    assert [number for number, _, _ in events] == list(range(1, 2 * CLIPS + 4))
     warning = events[2][2]
     assert (warning["code"], warning["index"]) == ("invalid_events", events[1][2]["index"])
     assert warning["message"] == "events[0].event: expected one of 'fall', got 'jump'"

@@ -59,8 +59,8 @@ def test_events_are_numbered_without_gaps_and_taken_up_anywhere(play: Play) -> N
         await asyncio.sleep(0.05)
         house.start()
         live = await watching
-        assert [event.id for event in live] == list(range(1, CLIPS + 3))
-        assert [event.type for event in live] == ["progress", *["clip"] * CLIPS, "done"]
+        assert [event.id for event in live] == list(range(1, CLIPS + 4))
+        assert [event.type for event in live] == ["progress", *["clip"] * CLIPS, "summary", "done"]
         assert await house.events(one) == live, "told again as it was"
         for after in range(len(live)):
             assert await house.events(one, after) == live[after:]

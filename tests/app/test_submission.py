@@ -5,8 +5,9 @@ import dataclasses
 
 import pytest
 
-from deployments.errors import AnalysisConflict, NotFound, StorageFailed
+from deployments.errors import AnalysisConflict, NotFound, Overloaded, StorageFailed
 from pipelines import store as objects
+from serve_app.analyses import submission
 from serve_app.analyses.request import AnalysisOptions
 from serve_app.analyses.submission import Asked
 from serve_app.files import StoredFile
@@ -17,6 +18,26 @@ pytestmark = [pytest.mark.timeout(60), pytest.mark.usefixtures("decoded_in_no_ti
 
 def keyed(file: StoredFile) -> Asked:
     return Asked(file.id, AnalysisOptions(model="sim"), {}, key="mine")
+
+
+def test_a_full_queue_accepts_nothing_more_until_something_is_done(play: Play, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(submission, "_COUNT_EVERY_S", 0.05)
+
+    async def scenario(house: House) -> None:
+        service = house.gateway(max_queued=2)
+        file = await house.file()
+        keyed_one = (await service.submit(ANN, keyed(file))).request.id
+        other = await service.submit(ANN, Asked(file.id, AnalysisOptions(model="sim"), {}))
+        with pytest.raises(Overloaded, match="expected fewer than 2 analyses that are not done, got 2: ask later"):
+            await service.submit(ANN, Asked(file.id, AnalysisOptions(model="sim"), {}))
+        assert (await service.submit(ANN, keyed(file))).request.id == keyed_one, "it has its place already"
+        house.start()
+        await house.done(other.request.id)
+        await house.done(keyed_one)
+        await asyncio.sleep(0.1)
+        await service.submit(ANN, Asked(file.id, AnalysisOptions(model="sim"), {}))
+
+    play(scenario)
 
 
 @pytest.mark.parametrize("part", ["keys/", "queue/", "request.json"])
