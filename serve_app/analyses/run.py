@@ -100,8 +100,8 @@ class Run:
             await self._ledger.record_failure(self._claim, Failure(len(record.outcomes), code, repr(error)))
             raise
         await self._ledger.finish(self._claim, result)
-        end = {name: result[name] for name in ("round", "attempt", "status", "coverage")}
-        await scribe.tell("done", end)
+        named = {"round": self._claim.round, "attempt": self._claim.attempt}
+        await scribe.tell("done", named | {"status": result["status"], "coverage": result["coverage"]})
         self._means.tally.finished(result["status"])
 
     async def _take_up(
@@ -177,8 +177,7 @@ class Run:
             summary=request.options.summary,
         )
         status = "cancelled" if isinstance(stopped, Cancelled) else status_of(rows)
-        attempt = self._claim.attempt
-        return result | {"status": status, "round": self._claim.round, "attempt": attempt, "attempts": attempt}
+        return result | {"status": status, "round": self._claim.round, "attempts": self._claim.attempt}
 
 
 def _not_reached(clip: ClipPlan, reason: ClipError) -> ClipOutcome:
