@@ -162,8 +162,9 @@ class AnalysisLedger:
 
     async def finish(self, claim: Claim, result: dict[str, Any]) -> None:
         """Record how the round ended as this attempt saw it."""
-        data = json.dumps(result, ensure_ascii=False).encode()
-        await objects.create(self._store, self._result(claim.round, claim.attempt), data)
+        # As long as in `result`: nothing else waits for it.
+        data = await asyncio.to_thread(json.dumps, result, ensure_ascii=False)
+        await objects.create(self._store, self._result(claim.round, claim.attempt), data.encode())
 
     async def result(self, number: int, attempt: int) -> dict[str, Any] | None:
         """Return how a round ended as the attempt saw it that its `done` event names; None when it is deleted."""

@@ -100,10 +100,12 @@ class Run:
             await self._ledger.record_failure(self._claim, Failure(len(record.outcomes), code, repr(error)))
             raise
         await self._ledger.finish(self._claim, result)
-        told: list[Told] = [("done", {name: result[name] for name in ("round", "attempt", "status", "coverage")})]
-        if result["summary"] is not None:
-            told.insert(0, ("summary", {"round": result["round"]} | result["summary"]))
-        await scribe.tell_together(*told)
+        named = {"round": self._claim.round, "attempt": self._claim.attempt}
+        done: Told = ("done", named | {"status": result["status"], "coverage": result["coverage"]})
+        if result["summary"] is None:
+            await scribe.tell_together(done)
+        else:
+            await scribe.tell_together(("summary", named | result["summary"]), done)
         self._means.tally.finished(result["status"])
 
     async def _take_up(
@@ -179,8 +181,7 @@ class Run:
             summary=request.options.summary,
         )
         status = "cancelled" if isinstance(stopped, Cancelled) else status_of(rows)
-        attempt = self._claim.attempt
-        return result | {"status": status, "round": self._claim.round, "attempt": attempt, "attempts": attempt}
+        return result | {"status": status, "round": self._claim.round, "attempts": self._claim.attempt}
 
 
 def _not_reached(clip: ClipPlan, reason: ClipError) -> ClipOutcome:

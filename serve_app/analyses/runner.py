@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import functools
 import logging
-import random
 import time
 import uuid
 from collections.abc import Mapping
@@ -14,9 +13,9 @@ from obstore.store import ObjectStore
 
 from deployments.contracts import ModelInfo
 from deployments.errors import AppError, Deposed, StorageFailed
-from deployments.retry import RetryPolicy
 from pipelines.describe import Describer
 from serve_app.analyses import queue
+from serve_app.analyses.backoff import Backoff
 from serve_app.analyses.describing import Means
 from serve_app.analyses.lease import Leases, Node
 from serve_app.analyses.ledger import LEFT_OVER_S, AnalysisLedger, Claim
@@ -29,7 +28,6 @@ from serve_app.analyses.turns import Turns
 
 logger = logging.getLogger("ray.serve.vidray.runner")
 
-_RETRY = RetryPolicy()
 _LOOKS_AT_ONCE = 16
 
 
@@ -52,12 +50,6 @@ class RunnerSettings:
     hung_s: float = 1200.0
     poll_s: float = 0.5
     report_s: float = REPORT_S
-
-
-@dataclass(slots=True)
-class _Failures:
-    count: int
-    not_before_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,11 +89,9 @@ class Runner:
         self._running: dict[str, _Work] = {}
         self._asked: dict[str, tuple[AnalysisLedger, AnalysisRequest]] = {}
         """Requests of the waiting analyses, which never change."""
-        self._failures: dict[Waiting, _Failures] = {}
-        """One that is cancelled meanwhile waits for no other failure's sake."""
+        self._backoff = Backoff()
         self._claiming = asyncio.Lock()
         self._wake = asyncio.Event()
-        self._rng = random.Random()
 
     @property
     def running(self) -> int:
@@ -143,7 +133,7 @@ class Runner:
         # A round is opened when the one before it is done: a place that one left is no work, and goes with this one's.
         present = {one.analysis_id: one for one in listed}
         self._asked = {one: asked for one, asked in self._asked.items() if one in present}
-        self._failures = {one: failures for one, failures in self._failures.items() if one in listed}
+        self._backoff.keep(listed)
         others: list[Waiting] = []
         for one in present.values():
             work = self._running.get(one.analysis_id)
@@ -157,22 +147,14 @@ class Runner:
             await asyncio.gather(*(self._consider(one, listed[one]) for one in others[at : at + _LOOKS_AT_ONCE]))
 
     async def _consider(self, one: Waiting, since_s: float) -> None:
-        failures = self._failures.get(one)
-        if failures is not None and time.monotonic() < failures.not_before_s:
+        if not self._backoff.is_due(one):
             return
         try:
             await self._take(one, since_s)
         except Exception as error:
             # Whatever is wrong with one, a broken object or a bug, the others are run.
-            logger.error("analysis cannot be taken", exc_info=error, extra=self._failed(one))
-
-    def _failed(self, one: Waiting) -> dict[str, str | float]:
-        """Have the round left alone for a while; return the fields to log."""
-        failures = self._failures.setdefault(one, _Failures(0, 0.0))
-        failures.count += 1
-        wait_s = _RETRY.wait_s(failures.count, self._rng)
-        failures.not_before_s = time.monotonic() + wait_s
-        return {"analysis_id": one.analysis_id, "wait_s": round(wait_s, 1)}
+            fields = {"analysis_id": one.analysis_id, "wait_s": self._backoff.failed(one)}
+            logger.error("analysis cannot be taken", exc_info=error, extra=fields)
 
     def _has_room(self, one: Waiting) -> bool:
         # To end a cancelled one costs next to nothing.
@@ -239,7 +221,7 @@ class Runner:
             logger.warning("attempt taken over", exc_info=error, extra=fields)
         except Exception as error:
             # Also a bug: another attempt may fare better, and one that never ends well ends as a failed analysis.
-            logger.error("attempt failed", exc_info=error, extra=fields | self._failed(one))
+            logger.error("attempt failed", exc_info=error, extra=fields | {"wait_s": self._backoff.failed(one)})
         finally:
             beating.cancel()
             await asyncio.gather(beating, return_exceptions=True)

@@ -176,11 +176,12 @@ def test_slow_clips_are_no_hang_and_to_wait_behind_them_is_none(play: Play) -> N
     async def scenario(house: House) -> None:
         house.model.held = True
         slow = (await house.submit()).request.id
-        waits = (await house.submit(prompt="waits for its turn")).request.id
-        house.start(settings=dataclasses.replace(QUICK, decoding=1, turn_s=60.0, hung_s=1.0))
+        house.start(settings=dataclasses.replace(QUICK, decoding=1, turn_s=60.0, hung_s=1.5))
         await until(lambda: bool(house.model.calls))
+        waits = (await house.submit(prompt="waits for its turn")).request.id
+        await house.until(waits, lambda view: view.progress.state == "running")
         for _ in range(CLIPS):
-            await asyncio.sleep(0.3)
+            await asyncio.sleep(0.4)
             house.model.permits.release()
         await house.done(slow)
         for _ in range(CLIPS):

@@ -9,6 +9,7 @@ import pytest
 from deployments.errors import StorageFailed
 from pipelines import store as objects
 from serve_app.analyses import runner as runner_module
+from serve_app.analyses.backoff import Backoff
 from serve_app.analyses.queue import Waiting, waiting
 from tests.app.house import (
     ANN,
@@ -172,3 +173,16 @@ def test_a_listing_tells_rounds_and_which_of_them_are_to_stop(play: Play) -> Non
         assert await queued(house) == []
 
     play(scenario)
+
+
+def test_a_runner_forgets_the_failures_of_what_waits_no_more() -> None:
+    backoff, one = Backoff(), Waiting("ana_0", 0, False)
+    assert backoff.is_due(one)
+    first_s, second_s = backoff.failed(one), backoff.failed(one)
+    assert 0.8 <= first_s <= 1.2 < 1.6 <= second_s <= 2.4
+    assert not backoff.is_due(one)
+    assert backoff.is_due(one._replace(cancelled=True)), "a cancelled one is ended at once"
+    backoff.keep({one})
+    assert not backoff.is_due(one)
+    backoff.keep({})
+    assert len(backoff) == 0

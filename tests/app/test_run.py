@@ -9,7 +9,7 @@ from deployments.contracts import Caption, DescribeRequest
 from deployments.retry import RetryPolicy
 from pipelines.plan import SamplingOptions
 from pipelines.store import sizes_below
-from serve_app.analyses import runner as runner_module
+from serve_app.analyses import backoff
 from serve_app.analyses.cache import CaptionCache
 from tests.app.house import ANN, CLIPS, QUICK, House, Play, broken_store, claimed, kill, until, until_queue_is_empty
 
@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.timeout(60), pytest.mark.usefixtures("decoded_in_no_ti
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Try again after a hundredth of the time."""
-    monkeypatch.setattr(runner_module, "_RETRY", RetryPolicy(first_wait_s=0.01, longest_wait_s=0.2))
+    monkeypatch.setattr(backoff, "POLICY", RetryPolicy(first_wait_s=0.01, longest_wait_s=0.2))
 
 
 def test_kills_before_the_first_caption_do_not_count(play: Play, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -57,7 +57,7 @@ def test_a_full_disk_pauses_the_work_until_there_is_room(play: Play) -> None:
 @pytest.mark.usefixtures("impatient")
 def test_an_error_of_its_own_again_and_again_ends_an_analysis(play: Play) -> None:
     async def scenario(house: House) -> None:
-        async def broken(_: DescribeRequest) -> Caption:
+        async def broken(request: DescribeRequest) -> Caption:
             raise KeyError("a bug")
 
         house.model.describe = broken  # type: ignore[method-assign]
