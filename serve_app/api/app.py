@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 
 from serve_app.api import analyses, analyze, events, files, health, metrics, stats, uploads
+from serve_app.api.drain import InFlight
 from serve_app.api.errors import ErrorAnswer, add_error_handlers
 from serve_app.api.request_log import RequestLog
 from serve_app.services import Services
@@ -44,6 +45,7 @@ def create_app(services: Services, *, behind_proxy: bool = False) -> FastAPI:
     app.state.services = services
     app.state.routers = ROUTERS
     app.state.metrics = metrics.HttpMetrics()
+    app.add_middleware(InFlight, draining=services.draining)
     app.add_middleware(RequestLog, behind_proxy=behind_proxy, metrics=app.state.metrics)
     add_error_handlers(app)
     for router in ROUTERS:

@@ -14,6 +14,7 @@ from serve_app.analyses.journal import Event
 from serve_app.api.access import Injected, Viewer
 from serve_app.api.analyses import After
 from serve_app.api.errors import ErrorAnswer
+from serve_app.draining import Draining
 from serve_app.principal import Role
 from serve_app.services import Services
 
@@ -25,6 +26,8 @@ SEND_S = 10.0
 """A watcher that does not take an event for so long is cut off; it can come back with the last id it has."""
 _NOT_FOUND, _FORBIDDEN, _TOO_SLOW, _FAILED = 4404, 4403, 4408, 4500
 """WebSocket close codes of the range for applications: HTTP's, behind a 4."""
+_RESTARTING = 1012
+"""The registered code for a service that restarts: come back with the last id you have."""
 
 _ANSWERS: dict[int | str, dict[str, Any]] = {
     200: {"content": {"text/event-stream": {}}, "description": "The events until the analysis is done"},
@@ -40,18 +43,21 @@ async def watch_by_sse(
     after: After = 0,
     last_event_id: Annotated[str | None, Header(max_length=20)] = None,
 ) -> StreamingResponse:
-    """Stream `progress`, `clip`, `warning` and `done` events; `Last-Event-ID` or `after` goes on behind that event."""
+    """Stream `progress`, `clip`, `warning` and `done` events; `Last-Event-ID` or `after` goes on behind that event.
+
+    A stream that ends without a `done` was let go by a server that stops: connect again.
+    """
     if last_event_id is not None and last_event_id.isdecimal() and last_event_id.isascii():
         after = int(last_event_id)
     await services.analyses.get(principal, analysis_id)
     events = services.analyses.events(principal, analysis_id, after=after)
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-    return StreamingResponse(_sse(events), media_type="text/event-stream", headers=headers)
+    return StreamingResponse(_sse(events, services.draining), media_type="text/event-stream", headers=headers)
 
 
-async def _sse(events: AsyncIterator[list[Event]]) -> AsyncIterator[str]:
+async def _sse(events: AsyncIterator[list[Event]], draining: Draining) -> AsyncIterator[str]:
     yield "retry: 1000\n\n"
-    async for some in _kept_alive(events):
+    async for some in _kept_alive(events, draining):
         if some:
             yield "".join(
                 f"id: {event.id}\nevent: {event.type}\ndata: {json.dumps(_told(event), ensure_ascii=False)}\n\n"
@@ -61,13 +67,16 @@ async def _sse(events: AsyncIterator[list[Event]]) -> AsyncIterator[str]:
             yield ": still here\n\n"
 
 
-async def _kept_alive(events: AsyncIterator[list[Event]]) -> AsyncIterator[list[Event]]:
-    """Yield what comes, and nothing at all every KEEP_ALIVE_S seconds without news."""
+async def _kept_alive(events: AsyncIterator[list[Event]], draining: Draining) -> AsyncIterator[list[Event]]:
+    """Yield what comes, and nothing at all every KEEP_ALIVE_S seconds without news; end when the app is to end."""
     coming: asyncio.Future[list[Event] | None] = asyncio.ensure_future(anext(events, None))
+    ending = asyncio.create_task(draining.until_begun())
     try:
         while True:
-            done, _ = await asyncio.wait({coming}, timeout=KEEP_ALIVE_S)
-            if not done:
+            await asyncio.wait({coming, ending}, timeout=KEEP_ALIVE_S, return_when=asyncio.FIRST_COMPLETED)
+            if draining.begun:
+                return
+            if not coming.done():
                 yield []
                 continue
             some = coming.result()
@@ -76,15 +85,19 @@ async def _kept_alive(events: AsyncIterator[list[Event]]) -> AsyncIterator[list[
             yield some
             coming = asyncio.ensure_future(anext(events, None))
     finally:
-        coming.cancel()
-        await asyncio.gather(coming, return_exceptions=True)
+        for task in (coming, ending):
+            task.cancel()
+        await asyncio.gather(coming, ending, return_exceptions=True)
 
 
 @router.websocket("/{analysis_id}/ws")
 async def watch_by_websocket(
     socket: WebSocket, analysis_id: str, after: Annotated[int, Query(ge=0, lt=2**53)] = 0
 ) -> None:
-    """Send the events behind `after` as JSON messages; close with 1000 when the analysis is done."""
+    """Send the events behind `after` as JSON messages; close with 1000 when the analysis is done.
+
+    Close with 1012 when this server stops before that: connect again.
+    """
     services: Services = socket.app.state.services
     await socket.accept()
     try:
@@ -94,16 +107,21 @@ async def watch_by_websocket(
         await services.analyses.get(principal, analysis_id)
         sending = asyncio.create_task(_send(socket, services.analyses.events(principal, analysis_id, after=after)))
         leaving = asyncio.create_task(_until_left(socket))
+        ending = asyncio.create_task(services.draining.until_begun())
+        tasks = (sending, leaving, ending)
         try:
-            await asyncio.wait({sending, leaving}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            left = leaving.done()
         finally:
-            leaving.cancel()
-            sending.cancel()
-            results = await asyncio.gather(sending, leaving, return_exceptions=True)
+            for task in tasks:
+                task.cancel()
+            results = await asyncio.gather(*tasks, return_exceptions=True)
         if isinstance(results[0], Exception):
             raise results[0]
         if not isinstance(results[0], BaseException):
             await socket.close(1000)
+        elif not left:
+            await socket.close(_RESTARTING, "the server stops")
     except TimeoutError:
         await socket.close(_TOO_SLOW, "an event was not taken in time")
     except WebSocketDisconnect:

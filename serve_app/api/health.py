@@ -16,9 +16,12 @@ class Health(BaseModel):
 
 
 class Readiness(BaseModel):
-    """`ready` once every configured model can serve; `waiting_for` names those that cannot yet."""
+    """`ready` once every configured model can serve; `waiting_for` names those that cannot yet.
 
-    status: Literal["ready", "not_ready"]
+    `stopping`: what is in flight is answered to its end, and what comes next belongs elsewhere.
+    """
+
+    status: Literal["ready", "not_ready", "stopping"]
     waiting_for: list[str]
 
 
@@ -50,11 +53,15 @@ async def livez() -> Health:
 
 @router.get("/readyz", tags=["health"], responses={503: {"model": Readiness}})
 async def readyz(response: Response, services: Injected) -> Readiness:
-    """Say whether every configured model can serve; 503 until then."""
-    waiting = [status.info.name for status in await services.model_statuses() if not _can_serve(status)]
-    if waiting:
+    """Say whether every configured model can serve; 503 until then, and once the app is stopping."""
+    stopping = services.draining.begun
+    statuses = [] if stopping else await services.model_statuses()
+    waiting = [status.info.name for status in statuses if not _can_serve(status)]
+    if waiting or stopping:
         response.status_code = 503
         response.headers["Retry-After"] = "2"
+    if stopping:
+        return Readiness(status="stopping", waiting_for=[])
     return Readiness(status="not_ready" if waiting else "ready", waiting_for=waiting)
 
 
