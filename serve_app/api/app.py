@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 
 from serve_app.api import analyses, analyze, events, files, health, metrics, stats, uploads
+from serve_app.api.access import show_role
 from serve_app.api.drain import InFlight
 from serve_app.api.errors import ErrorAnswer, add_error_handlers
 from serve_app.api.request_log import RequestLog
@@ -49,5 +50,6 @@ def create_app(services: Services, *, behind_proxy: bool = False) -> FastAPI:
     app.add_middleware(RequestLog, behind_proxy=behind_proxy, metrics=app.state.metrics)
     add_error_handlers(app)
     for router in ROUTERS:
+        show_role(router)
         app.include_router(router)
     return app

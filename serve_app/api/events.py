@@ -14,6 +14,7 @@ from serve_app.analyses.journal import Event
 from serve_app.api.access import Injected, Viewer
 from serve_app.api.analyses import After
 from serve_app.api.errors import ErrorAnswer
+from serve_app.api.examples import EVENTS
 from serve_app.draining import Draining
 from serve_app.principal import Role
 from serve_app.services import Services
@@ -30,7 +31,9 @@ _RESTARTING = 1012
 """The registered code for a service that restarts: come back with the last id you have."""
 
 _ANSWERS: dict[int | str, dict[str, Any]] = {
-    200: {"content": {"text/event-stream": {}}, "description": "The events until the analysis is done"},
+    200: {
+        "content": {"text/event-stream": {"schema": {"type": "string"}, "example": EVENTS}},
+        "description": "The events until the analysis is done"},
     404: {"model": ErrorAnswer, "description": "No such analysis of yours"},
 }
 
