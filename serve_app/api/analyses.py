@@ -69,7 +69,9 @@ class AnalysisList(BaseModel):
 class ClipList(BaseModel):
     """Outcomes in the order in which they came; `last_id` is the `after` of the next call."""
 
-    model_config = ConfigDict(json_schema_extra=shown({"object": "list", "data": [CLIP], "last_id": 2, "has_more": False}))
+    model_config = ConfigDict(
+        json_schema_extra=shown({"object": "list", "data": [CLIP], "last_id": 2, "has_more": False})
+    )
 
     object: Literal["list"] = "list"
     data: list[dict[str, JsonValue]]

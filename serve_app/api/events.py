@@ -33,7 +33,8 @@ _RESTARTING = 1012
 _ANSWERS: dict[int | str, dict[str, Any]] = {
     200: {
         "content": {"text/event-stream": {"schema": {"type": "string"}, "example": EVENTS}},
-        "description": "The events until the analysis is done"},
+        "description": "The events until the analysis is done",
+    },
     404: {"model": ErrorAnswer, "description": "No such analysis of yours"},
 }
 

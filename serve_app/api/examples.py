@@ -1,4 +1,4 @@
-"""Answers as the OpenAPI document shows them."""
+"""Answers as the OpenAPI document shows them: without nulls, which FastAPI would leave out of the examples."""
 
 from pydantic import JsonValue
 from pydantic.config import JsonDict
@@ -7,7 +7,7 @@ _HERE = "/v1/analyses/ana_019ab0c2e5f60718293a4b5c"
 ANALYSIS: dict[str, JsonValue] = {
     "id": "ana_019ab0c2e5f60718293a4b5c",
     "object": "analysis",
-    "state": "running",
+    "state": "completed",
     "file_id": "file_019ab0c1d2e3f4a5b6c7d8e9",
     "filename": "cats.mp4",
     "model": "demo",
@@ -16,11 +16,11 @@ ANALYSIS: dict[str, JsonValue] = {
     "created_at": 1764000000.0,
     "started_at": 1764000000.4,
     "first_caption_at": 1764000001.2,
-    "finished_at": None,
+    "finished_at": 1764000008.9,
     "attempt": 1,
     "round": 0,
-    "progress": {"clips_done": 3, "clips_failed": 0, "clips_total": 12, "fraction": 0.25, "eta_s": 7.5},
-    "coverage": None,
+    "progress": {"clips_done": 12, "clips_failed": 0, "clips_total": 12, "fraction": 1.0, "eta_s": 0.0},
+    "coverage": {"planned_s": 120.0, "described_s": 120.0, "failed_s": 0.0},
     "links": {
         "self": _HERE,
         "file": "/v1/files/file_019ab0c1d2e3f4a5b6c7d8e9",
@@ -53,7 +53,7 @@ FILE: dict[str, JsonValue] = {
     "object": "file",
     "bytes": 4470982,
     "created_at": 1764000000,
-    "expires_at": None,
+    "expires_at": 1766592000,
     "filename": "cats.mp4",
     "purpose": "user_data",
     "status": "processed",
@@ -75,9 +75,9 @@ UPLOAD: dict[str, JsonValue] = {
     "expires_at": 1764086400,
     "filename": "cats.mp4",
     "purpose": "user_data",
-    "status": "pending",
-    "parts": [PART],
-    "file": None,
+    "status": "completed",
+    "parts": [],
+    "file": FILE,
 }
 MODEL: dict[str, JsonValue] = {
     "id": "demo",
@@ -85,11 +85,11 @@ MODEL: dict[str, JsonValue] = {
     "created": 0,
     "owned_by": "vidray",
     "kind": "vision",
-    "state": "ready",
+    "state": "failed",
     "engine": "transformers",
     "max_frames": 16,
     "notice": "knows only drawn scenes",
-    "error": None,
+    "error": "expected the weights of the checkpoint, got none",
 }
 CLIP: dict[str, JsonValue] = {
     "event_id": 2,

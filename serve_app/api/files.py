@@ -180,9 +180,7 @@ async def delete_file(file_id: str, principal: Analyst, services: Injected) -> F
     return FileDeleted(id=file_id)
 
 
-_CONTENT = {
-    "application/octet-stream": {"schema": {"type": "string", "format": "binary"}, "example": "(the bytes)"}
-}
+_CONTENT = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}, "example": "(the bytes)"}}
 _BYTES: dict[int | str, dict[str, Any]] = {
     200: {"content": _CONTENT, "description": "All bytes"},
     206: {"content": _CONTENT, "description": "The bytes of the range"},

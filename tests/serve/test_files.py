@@ -90,9 +90,7 @@ def test_the_official_client_gets_our_errors_as_its_own(openai: OpenAI) -> None:
 
 
 def test_the_official_client_cuts_a_file_into_parts_by_itself(openai: OpenAI, sample: Path) -> None:
-    done = openai.uploads.upload_file_chunked(
-        file=sample, mime_type="video/mp4", purpose="user_data", part_size=2**20
-    )
+    done = openai.uploads.upload_file_chunked(file=sample, mime_type="video/mp4", purpose="user_data", part_size=2**20)
     assert done.file is not None
     assert (done.status, done.file.bytes) == ("completed", sample.stat().st_size)
     openai.files.delete(done.file.id)

@@ -20,7 +20,9 @@ MARK = "#### block"
 def blocks() -> list[str]:
     """Return README's shell blocks that hold `curl`, as they are printed."""
     tokens = MarkdownIt().parse((ROOT / "README.md").read_text())
-    return [token.content for token in tokens if token.type == "fence" and token.info == "sh" and "curl" in token.content]
+    return [
+        token.content for token in tokens if token.type == "fence" and token.info == "sh" and "curl" in token.content
+    ]
 
 
 def inline() -> list[str]:
