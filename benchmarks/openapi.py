@@ -14,6 +14,7 @@ from typing import Any
 
 import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
+from schemathesis.core.result import Ok
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
 from benchmarks.results_file import Bar, table, write_result
@@ -52,6 +53,8 @@ def ask_everything(services: Services, *, examples: int) -> Tally:
     schema = schemathesis.openapi.from_asgi("/openapi.json", create_app(services))
     tally = Tally()
     for result in schema.get_all_operations():
+        if not isinstance(result, Ok):
+            raise result.err()
         operation = result.ok()
 
         @given(case=operation.as_strategy())

@@ -14,7 +14,6 @@ from serve_app.gateway import Gateway
 from serve_app.runner import AnalysisRunner
 from serve_app.settings import GATEWAY, MODEL, RUNNER, AppArgs
 
-
 _STOP_POLL_S = 0.2
 """How often a replica that is to stop looks whether its requests have ended; it waits so long before the first look."""
 

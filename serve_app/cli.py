@@ -1,7 +1,7 @@
 """The `vidray` command.
 
 Exit codes: 0 done; 1 it failed; 2 the command or its input was wrong; 3 done, but some clips have no caption; 130
-stopped by Ctrl-C. `vidray serve` is meant to be stopped by it: 0 when it ended in order, 130 when it had to end at once.
+stopped by Ctrl-C. `vidray serve` is meant to be stopped so: 0 when it ended in order, 130 when it had to end at once.
 """
 
 import json

@@ -62,7 +62,7 @@ def local_app(config: dict[str, Any], *, http: bool) -> Iterator[LocalApp]:
 def drain_gateways(deadline_s: float) -> int:
     """Have every gateway be ready no more and end its requests, while Serve's proxy still carries them to the clients.
 
-    Returns how many requests were still in flight after `deadline_s`. Raises ReplicaLost when a gateway does not answer.
+    Returns how many requests are still in flight after `deadline_s`. Raises ReplicaLost when a gateway does not answer.
     """
     try:
         gateways = serve.get_deployment_handle(GATEWAY, APP_NAME)

@@ -7,6 +7,7 @@ actor that Serve wraps around our class, which lives in this process, knows it.
 
 import asyncio
 import logging
+from typing import Any
 
 import ray
 from ray import ActorID
@@ -20,7 +21,7 @@ _POLL_S = 0.1
 async def until_stopping() -> None:
     """Return once Serve has told this replica to stop; never, with a warning, where this Ray does not say it."""
     actor = global_worker.actors.get(ActorID(bytes.fromhex(ray.get_runtime_context().get_actor_id() or "")))
-    replica = getattr(actor, "_replica_impl", None)
+    replica: Any = getattr(actor, "_replica_impl", None)
     if not isinstance(getattr(replica, "_shutting_down", None), bool):
         logger.warning("this Ray does not tell its replicas that they are to stop: watchers will delay it")
         await asyncio.Event().wait()

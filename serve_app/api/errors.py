@@ -11,7 +11,6 @@ from pydantic import BaseModel, ConfigDict
 from starlette.exceptions import HTTPException
 
 from deployments.errors import AppError, StorageFailed
-
 from serve_app.api.examples import ERROR, shown
 
 

@@ -77,7 +77,8 @@ async def _kept_alive(events: AsyncIterator[list[Event]], draining: Draining) ->
     ending = asyncio.create_task(draining.until_begun())
     try:
         while True:
-            await asyncio.wait({coming, ending}, timeout=KEEP_ALIVE_S, return_when=asyncio.FIRST_COMPLETED)
+            waiting: set[asyncio.Future[Any]] = {coming, ending}
+            await asyncio.wait(waiting, timeout=KEEP_ALIVE_S, return_when=asyncio.FIRST_COMPLETED)
             if draining.begun:
                 return
             if not coming.done():

@@ -1,4 +1,4 @@
-"""The OpenAPI document says of every route what it does, for whom, what it answers, and shows examples that are true."""
+"""The OpenAPI document says of every route what it does, for whom and what it answers, with examples that are true."""
 
 from collections.abc import Iterator
 from typing import Any

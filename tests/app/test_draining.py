@@ -71,9 +71,9 @@ def test_a_websocket_is_closed_for_a_restart_and_goes_on_elsewhere(
         with pytest.raises(WebSocketDisconnect) as closed:
             socket.receive_json()
     assert closed.value.code == 1012
-    with http.websocket_connect(f"/v1/analyses/{analysis}/ws?after=1") as socket:
-        with pytest.raises(WebSocketDisconnect) as again:
-            socket.receive_json()
+    after = f"/v1/analyses/{analysis}/ws?after=1"
+    with http.websocket_connect(after) as socket, pytest.raises(WebSocketDisconnect) as again:
+        socket.receive_json()
     assert again.value.code == 1012, "and whoever comes meanwhile does not stay"
 
 
