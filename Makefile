@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 DEMO_RUN := --out build/demo-model/checkpoint --state build/demo-model/state --vision-steps 3600 --coarse-from 5000
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve lint format test test-chaos test-gpu demo-model eval-demo bench bench-pipeline bench-decode bench-memory bench-timeline bench-long-video bench-uploads bench-chaos readme lock clean
+.PHONY: help setup demo serve lint format test test-chaos test-openapi test-gpu demo-model eval-demo bench bench-pipeline bench-decode bench-memory bench-timeline bench-long-video bench-uploads bench-chaos readme lock clean
 
 help: ## list the verbs
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1|\2/' | column -t -s '|'
@@ -43,6 +43,9 @@ test: $(READY) ## every test that needs no GPU
 
 test-chaos: $(READY) ## the tests that break things on purpose and take minutes
 	@$(BIN)/python -m pytest -m chaos
+
+test-openapi: $(READY) ## random requests to every route of the OpenAPI document, 2,000 and more
+	@$(BIN)/python -m benchmarks.openapi
 
 test-gpu: $(READY) ## the tests that need a CUDA device
 	@$(BIN)/python -m pytest -m gpu

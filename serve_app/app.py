@@ -14,6 +14,9 @@ from serve_app.gateway import Gateway
 from serve_app.runner import AnalysisRunner
 from serve_app.settings import GATEWAY, MODEL, RUNNER, AppArgs
 
+_STOP_POLL_S = 0.2
+"""How often a replica that is to stop looks whether its requests have ended; it waits so long before the first look."""
+
 
 def build_app(args: AppArgs) -> Application:
     """Return the gateway bound to the runner and to one deployment per configured model.
@@ -31,5 +34,6 @@ def build_app(args: AppArgs) -> Application:
 
 
 def _deployment(cls: type[Any], name: str, max_ongoing_requests: int, **options: Any) -> Deployment:
-    deployment: Deployment = serve.deployment(cls, name=name, max_ongoing_requests=max_ongoing_requests, **options)  # type: ignore[assignment]
+    options |= {"max_ongoing_requests": max_ongoing_requests, "graceful_shutdown_wait_loop_s": _STOP_POLL_S}
+    deployment: Deployment = serve.deployment(cls, name=name, **options)  # type: ignore[assignment]
     return deployment

@@ -1,23 +1,22 @@
 """The `vidray` command.
 
 Exit codes: 0 done; 1 it failed; 2 the command or its input was wrong; 3 done, but some clips have no caption; 130
-stopped by Ctrl-C.
+stopped by Ctrl-C. `vidray serve` is meant to be stopped so: 0 when it ended in order, 130 when it had to end at once.
 """
 
-import contextlib
 import json
 import signal
 import sys
 import threading
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from deployments.vision.prompts import DEFAULT_PROMPT
 from pipelines import command_line as options
 from serve_app.analyze import AnalyzeRequest, analyze_video
-from serve_app.cluster_app import local_app
+from serve_app.cluster_app import drain_gateways, local_app
 from serve_app.config import default_config_path, load_config
 from serve_app.terminal import TerminalWatcher, print_timeline
 
@@ -27,6 +26,9 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
+
+DRAIN_S = 20.0
+"""How long `vidray serve` waits for requests in flight when it is stopped."""
 
 ConfigOption = Annotated[Path | None, typer.Option("--config", help="Serve config file [default: ./serve_config.yaml]")]
 
@@ -81,18 +83,36 @@ def serve(config: ConfigOption = None) -> None:
     path = config or default_config_path()
     content, args = load_config(path)
     sys.stderr.write(f"starting Ray and the app of {path} (models: {', '.join(args.models)})\n")
+    try:
+        left = _serve_until_stopped(content)
+    except KeyboardInterrupt:
+        sys.stderr.write("stopped at once: what was in flight is cut off, analyses go on at the next start\n")
+        raise typer.Exit(options.INTERRUPTED) from None
+    cut = f"; {left} requests in flight were cut off after {DRAIN_S:g} s" if left else ""
+    sys.stderr.write(f"stopped{cut}\n")
+
+
+def _serve_until_stopped(content: dict[str, Any]) -> int:
+    """Return how many requests did not end in time; a second signal raises KeyboardInterrupt wherever it finds us."""
     stop = threading.Event()
+
+    def stop_or_hurry(*_: object) -> None:
+        if stop.is_set():
+            raise KeyboardInterrupt
+        stop.set()
+
     with local_app(content, http=True) as running:
-        signal.signal(signal.SIGTERM, lambda *_: stop.set())
+        for one in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(one, stop_or_hurry)
         sys.stdout.write(f"API            {running.api_url}  (docs at {running.api_url}/docs)\n")
         sys.stdout.write(
             f"Ray dashboard  {running.dashboard_url}  (`ray get-auth-token` prints the token it asks for)\n"
         )
         sys.stdout.write(f"Ray            {running.ray_address}  (for `vidray analyze --address`)\n")
         sys.stdout.flush()
-        with contextlib.suppress(KeyboardInterrupt):
-            stop.wait()
-        sys.stderr.write("stopping\n")
+        stop.wait()
+        sys.stderr.write("stopping: requests in flight end first; Ctrl-C again stops at once\n")
+        return drain_gateways(DRAIN_S)
 
 
 def main() -> None:

@@ -12,13 +12,17 @@ from typing import Any
 import ray
 from ray import serve
 from ray.dashboard.modules.serve.sdk import ServeSubmissionClient
+from ray.exceptions import RayError
+from ray.serve.exceptions import RayServeException
 
 from deployments.errors import ReplicaLost
 from deployments.vision.client import APP_NAME
 from pipelines.ray_console import quiet_ray_console
+from serve_app.settings import GATEWAY
 
 DEPLOY_DEADLINE_S = 300.0
 _POLL_S = 0.1
+_ANSWER_S = 5.0
 _RAY_ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     # Serve's proxy, a process of Ray's, holds whole request bodies. With a heap per thread it would keep most of them,
@@ -44,16 +48,27 @@ class LocalApp:
 def local_app(config: dict[str, Any], *, http: bool) -> Iterator[LocalApp]:
     """Start a Ray on this machine, deploy the config on it, and stop both at the end.
 
+    After an error or Ctrl-C Ray ends at once and takes the app with it; else the replicas end in order before that.
     Raises ReplicaLost when the app does not come up within DEPLOY_DEADLINE_S.
     """
     with _connection("local", include_dashboard=True) as dashboard_url:
-        try:
-            deploy(ServeSubmissionClient(dashboard_url), config, http=http)
-            options = config.get("http_options") or {}
-            api_url = f"http://{options.get('host', '127.0.0.1')}:{options.get('port', 8000)}" if http else None
-            yield LocalApp(api_url, dashboard_url, ray.get_runtime_context().gcs_address)
-        finally:
-            serve.shutdown()
+        deploy(ServeSubmissionClient(dashboard_url), config, http=http)
+        options = config.get("http_options") or {}
+        api_url = f"http://{options.get('host', '127.0.0.1')}:{options.get('port', 8000)}" if http else None
+        yield LocalApp(api_url, dashboard_url, ray.get_runtime_context().gcs_address)
+        serve.shutdown()
+
+
+def drain_gateways(deadline_s: float) -> int:
+    """Have every gateway be ready no more and end its requests, while Serve's proxy still carries them to the clients.
+
+    Returns how many requests are still in flight after `deadline_s`. Raises ReplicaLost when a gateway does not answer.
+    """
+    try:
+        gateways = serve.get_deployment_handle(GATEWAY, APP_NAME)
+        return sum(gateways.broadcast("drain", deadline_s).results(timeout_s=deadline_s + _ANSWER_S))
+    except (RayError, RayServeException, TimeoutError) as error:
+        raise ReplicaLost(f"expected every gateway to end its requests, got {_last_line(str(error))}") from error
 
 
 @contextlib.contextmanager

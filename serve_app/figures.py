@@ -135,8 +135,8 @@ class Stats(BaseModel):
                     "models": [
                         {
                             "id": "demo",
-                            "state": "ready",
-                            "error": None,
+                            "state": "failed",
+                            "error": "expected the weights of the checkpoint, got none",
                             "replicas": {"running": 1, "wanted": 1},
                             "clips_in_flight": 16,
                             "clips_queued": 8,

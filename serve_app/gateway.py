@@ -23,10 +23,12 @@ from pipelines.sandbox import Sandbox
 from pipelines.video import VideoInfo
 from serve_app.analyses.service import Analyses
 from serve_app.api.app import create_app
+from serve_app.draining import Draining
 from serve_app.figures import UploadFigures
 from serve_app.files import Files
 from serve_app.janitor import Swept, sweep_forever
 from serve_app.principal import LOCAL, Principal
+from serve_app.replica_stop import until_stopping
 from serve_app.replicas import count_replicas
 from serve_app.settings import MODEL, AppArgs
 from serve_app.sources import Sources
@@ -53,6 +55,7 @@ class Gateway:
         self._last_known: dict[str, ModelStatus] = {}
         self._sandbox = Sandbox()
         self._started_s = time.monotonic()
+        self.draining = Draining()
         self._upload_figures = UploadFigures(pending=None, counted_at=None)
 
     def __serve_build_asgi_app__(self) -> Any:
@@ -60,12 +63,22 @@ class Gateway:
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        sweeping = asyncio.create_task(self._sweep())
+        beside = [asyncio.create_task(self._sweep()), asyncio.create_task(self._drain_when_stopped())]
         try:
             yield
         finally:
-            sweeping.cancel()
+            for task in beside:
+                task.cancel()
             await asyncio.to_thread(self._sandbox.close)
+
+    async def drain(self, deadline_s: float) -> int:
+        """Be ready no more, let watchers go, and return once nothing is in flight: 0, or how many still are by then."""
+        self.draining.begin()
+        return await self.draining.until_idle(deadline_s)
+
+    async def _drain_when_stopped(self) -> None:
+        await until_stopping()
+        self.draining.begin()
 
     @functools.cached_property
     def _store(self) -> ObjectStore:

@@ -5,6 +5,7 @@ from typing import Protocol
 
 from deployments.vision.deployment import ModelStatus
 from serve_app.analyses.service import Analyses
+from serve_app.draining import Draining
 from serve_app.files import Files
 from serve_app.principal import Principal
 from serve_app.sources import Sources
@@ -15,6 +16,10 @@ from serve_app.uploads import Uploads
 class Services(Protocol):
     def running(self) -> AbstractAsyncContextManager[None]:
         """Do what goes on beside the requests, for as long as the app serves."""
+
+    @property
+    def draining(self) -> Draining:
+        """Whether the app is about to end."""
 
     @property
     def files(self) -> Files: ...

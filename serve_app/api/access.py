@@ -2,7 +2,8 @@
 
 from typing import Annotated
 
-from fastapi import Depends, Request
+from fastapi import APIRouter, Depends, Request
+from fastapi.routing import APIRoute
 
 from deployments.errors import Forbidden
 from serve_app.principal import Principal, Role
@@ -30,6 +31,19 @@ class Needs:
             raise Forbidden(f"expected the role {self.role.name.lower()}, got {principal.role.name.lower()}")
         request.state.owner = principal.owner
         return principal
+
+
+def role_of(route: APIRoute) -> Role | None:
+    """Return the role that a route declares; None for one that asks nobody."""
+    roles = [needs.call.role for needs in route.dependant.dependencies if isinstance(needs.call, Needs)]
+    return roles[0] if roles else None
+
+
+def show_role(router: APIRouter) -> None:
+    """Put each route's role into the OpenAPI document, as `x-role`."""
+    for route in router.routes:
+        if isinstance(route, APIRoute) and (role := role_of(route)) is not None:
+            route.openapi_extra = (route.openapi_extra or {}) | {"x-role": role.name.lower()}
 
 
 Viewer = Annotated[Principal, Depends(Needs(Role.VIEWER))]

@@ -12,7 +12,7 @@ from serve_app.analyses.followed import View
 from serve_app.analyses.submission import Asked
 from serve_app.api.access import Analyst, Injected, Viewer
 from serve_app.api.errors import ErrorAnswer
-from serve_app.api.examples import ANALYSIS, RESULT
+from serve_app.api.examples import ANALYSIS, CLIP, RESULT, RESULT_TEXTS, deleted, page_of, shown
 from serve_app.api.files import REFUSED
 from serve_app.api.form import plain_name
 from serve_app.api.new_analysis import NewAnalysis
@@ -40,7 +40,7 @@ class ProgressObject(BaseModel):
 class AnalysisObject(BaseModel):
     """An analysis as it stands. Times (`…_at`) are in seconds since 1970; `coverage` comes with the end."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [ANALYSIS]})
+    model_config = ConfigDict(json_schema_extra=shown(ANALYSIS))
 
     id: str
     object: Literal["analysis"] = "analysis"
@@ -62,6 +62,8 @@ class AnalysisObject(BaseModel):
 
 
 class AnalysisList(BaseModel):
+    model_config = ConfigDict(json_schema_extra=shown(page_of(ANALYSIS, first=ANALYSIS["id"], last=ANALYSIS["id"])))
+
     object: Literal["list"] = "list"
     data: list[AnalysisObject]
     first_id: str | None
@@ -72,6 +74,10 @@ class AnalysisList(BaseModel):
 class ClipList(BaseModel):
     """Outcomes in the order in which they came; `last_id` is the `after` of the next call."""
 
+    model_config = ConfigDict(
+        json_schema_extra=shown({"object": "list", "data": [CLIP], "last_id": 2, "has_more": False})
+    )
+
     object: Literal["list"] = "list"
     data: list[dict[str, JsonValue]]
     last_id: int
@@ -79,6 +85,8 @@ class ClipList(BaseModel):
 
 
 class AnalysisDeleted(BaseModel):
+    model_config = ConfigDict(json_schema_extra=shown(deleted(ANALYSIS)))
+
     id: str
     object: Literal["analysis"] = "analysis"
     deleted: Literal[True] = True
@@ -175,7 +183,12 @@ async def list_clips(
 _FORMAT_ANSWERS: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "The result in the format that was asked for",
-        "content": {media: {} for _, media, _ in FORMATS.values()} | {"application/json": {"example": RESULT}},
+        "content": {
+            media: {"schema": {"type": "string"}, "example": RESULT_TEXTS[name]}
+            for name, (_, media, _) in FORMATS.items()
+            if name in RESULT_TEXTS
+        }
+        | {"application/json": {"schema": {"type": "object"}, "example": RESULT}},
     }
 }
 

@@ -8,8 +8,10 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 
 from serve_app.api import analyses, analyze, events, files, health, metrics, stats, uploads
+from serve_app.api.access import show_role
 from serve_app.api.admission import Admission, Kind
 from serve_app.api.bodies import SmallBodies
+from serve_app.api.drain import InFlight
 from serve_app.api.errors import ErrorAnswer, add_error_handlers
 from serve_app.api.request_log import RequestLog
 from serve_app.services import Services
@@ -54,8 +56,10 @@ def create_app(
     # The last one added sees a request first.
     app.add_middleware(SmallBodies)
     app.add_middleware(Admission, settings=admission or AdmissionSettings(), under_way=app.state.under_way)
+    app.add_middleware(InFlight, draining=services.draining)
     app.add_middleware(RequestLog, behind_proxy=behind_proxy, metrics=app.state.metrics)
     add_error_handlers(app)
     for router in ROUTERS:
+        show_role(router)
         app.include_router(router)
     return app

@@ -7,10 +7,11 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict
 from starlette.exceptions import HTTPException
 
 from deployments.errors import AppError, StorageFailed
+from serve_app.api.examples import ERROR, shown
 
 
 class ErrorBody(BaseModel):
@@ -21,6 +22,8 @@ class ErrorBody(BaseModel):
 
 
 class ErrorAnswer(BaseModel):
+    model_config = ConfigDict(json_schema_extra=shown(ERROR))
+
     error: ErrorBody
     request_id: str
 

@@ -15,6 +15,8 @@ from serve_app.analyses.journal import Event
 from serve_app.api.access import Injected, Viewer
 from serve_app.api.analyses import After
 from serve_app.api.errors import ErrorAnswer
+from serve_app.api.examples import EVENTS
+from serve_app.draining import Draining
 from serve_app.principal import Role
 from serve_app.services import Services
 
@@ -34,10 +36,15 @@ is all that a watcher who does not read can cost; 4 MiB are the events of about 
 """
 _NOT_FOUND, _FORBIDDEN, _TOO_SLOW, _FAILED = 4404, 4403, 4408, 4500
 """WebSocket close codes of the range for applications: HTTP's, behind a 4."""
+_RESTARTING = 1012
+"""The registered code for a service that restarts: come back with the last id you have."""
 _TRY_AGAIN = 1013
 
 _ANSWERS: dict[int | str, dict[str, Any]] = {
-    200: {"content": {"text/event-stream": {}}, "description": "The events until the analysis is done"},
+    200: {
+        "content": {"text/event-stream": {"schema": {"type": "string"}, "example": EVENTS}},
+        "description": "The events until the analysis is done",
+    },
     204: {"description": "The analysis is done and you have its last event: do not ask again"},
     404: {"model": ErrorAnswer, "description": "No such analysis of yours"},
 }
@@ -51,7 +58,7 @@ async def watch_by_sse(
     after: After = 0,
     last_event_id: Annotated[str | None, Header(max_length=20)] = None,
 ) -> Response:
-    """Stream `progress`, `clip`, `warning` and `done` events; `Last-Event-ID` or `after` goes on behind that event.
+    """Stream `progress`, `clip`, `warning`, `summary` and `done` events; `Last-Event-ID` or `after` goes on behind one.
 
     A stream that ends without `done` goes on when asked again, as an EventSource does by itself.
     """
@@ -62,14 +69,15 @@ async def watch_by_sse(
         return Response(status_code=204)
     events = services.analyses.events(principal, analysis_id, after=after)
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-    return StreamingResponse(_sse(events, analysis_id), media_type="text/event-stream", headers=headers)
+    told = _sse(events, analysis_id, services.draining)
+    return StreamingResponse(told, media_type="text/event-stream", headers=headers)
 
 
-async def _sse(events: AsyncIterator[list[Event]], analysis_id: str) -> AsyncIterator[bytes]:
+async def _sse(events: AsyncIterator[list[Event]], analysis_id: str, draining: Draining) -> AsyncIterator[bytes]:
     yield b"retry: 1000\n\n"
     left_bytes = CONNECTION_BYTES
     try:
-        async with aclosing(_kept_alive(events)) as coming:
+        async with aclosing(_kept_alive(events, draining)) as coming:
             async for some in coming:
                 told = "".join(
                     f"id: {event.id}\nevent: {event.type}\ndata: {_json(_told(event))}\n\n" for event in some
@@ -83,13 +91,17 @@ async def _sse(events: AsyncIterator[list[Event]], analysis_id: str) -> AsyncIte
         logger.warning("events cannot be told", exc_info=error, extra={"analysis_id": analysis_id})
 
 
-async def _kept_alive(events: AsyncIterator[list[Event]]) -> AsyncGenerator[list[Event], None]:
-    """Yield what comes, and nothing at all every KEEP_ALIVE_S seconds without news."""
+async def _kept_alive(events: AsyncIterator[list[Event]], draining: Draining) -> AsyncGenerator[list[Event], None]:
+    """Yield what comes, and nothing at all every KEEP_ALIVE_S seconds without news; end when the app is to end."""
     coming: asyncio.Future[list[Event] | None] = asyncio.ensure_future(anext(events, None))
+    ending = asyncio.create_task(draining.until_begun())
     try:
         while True:
-            done, _ = await asyncio.wait({coming}, timeout=KEEP_ALIVE_S)
-            if not done:
+            waiting: set[asyncio.Future[Any]] = {coming, ending}
+            await asyncio.wait(waiting, timeout=KEEP_ALIVE_S, return_when=asyncio.FIRST_COMPLETED)
+            if draining.begun:
+                return
+            if not coming.done():
                 yield []
                 continue
             some = coming.result()
@@ -98,15 +110,19 @@ async def _kept_alive(events: AsyncIterator[list[Event]]) -> AsyncGenerator[list
             yield some
             coming = asyncio.ensure_future(anext(events, None))
     finally:
-        coming.cancel()
-        await asyncio.gather(coming, return_exceptions=True)
+        for task in (coming, ending):
+            task.cancel()
+        await asyncio.gather(coming, ending, return_exceptions=True)
 
 
 @router.websocket("/{analysis_id}/ws")
 async def watch_by_websocket(
     socket: WebSocket, analysis_id: str, after: Annotated[int, Query(ge=0, lt=2**53)] = 0
 ) -> None:
-    """Send the events behind `after` as JSON messages; close with 1000 when the analysis is done, 1013 to go on."""
+    """Send the events behind `after` as JSON messages; close with 1000 when the analysis is done.
+
+    Close with 1012 when this server stops before that, with 1013 after CONNECTION_BYTES: go on from the last id then.
+    """
     services: Services = socket.app.state.services
     await socket.accept()
     try:
@@ -117,16 +133,21 @@ async def watch_by_websocket(
         await services.analyses.get(principal, analysis_id)
         sending = asyncio.create_task(_send(socket, services.analyses.events(principal, analysis_id, after=after)))
         leaving = asyncio.create_task(_until_left(socket))
+        ending = asyncio.create_task(services.draining.until_begun())
+        tasks = (sending, leaving, ending)
         try:
-            await asyncio.wait({sending, leaving}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            left = leaving.done()
         finally:
-            leaving.cancel()
-            sending.cancel()
-            results = await asyncio.gather(sending, leaving, return_exceptions=True)
+            for task in tasks:
+                task.cancel()
+            results = await asyncio.gather(*tasks, return_exceptions=True)
         if isinstance(results[0], Exception):
             raise results[0]
         if not isinstance(results[0], BaseException):
             await socket.close(results[0])
+        elif not left:
+            await socket.close(_RESTARTING, "the server stops")
     except TimeoutError:
         await socket.close(_TOO_SLOW, "an event was not taken in time")
     except WebSocketDisconnect:

@@ -10,6 +10,7 @@ from deployments.errors import InvalidOption
 from deployments.validation import parse
 from serve_app.api.access import Analyst, Injected, Viewer
 from serve_app.api.errors import ErrorAnswer
+from serve_app.api.examples import FILE, deleted, page_of, shown
 from serve_app.api.form import chunks, field_of, file_of, plain_name, read_form
 from serve_app.api.ranges import byte_range
 from serve_app.files import Naming, StoredFile
@@ -49,6 +50,8 @@ class Video(BaseModel):
 class FileObject(BaseModel):
     """OpenAI's file object; `sha256` and `video` are Vidray's. Times are in seconds since 1970."""
 
+    model_config = ConfigDict(json_schema_extra=shown(FILE))
+
     id: str
     object: Literal["file"] = "file"
     bytes: int
@@ -62,6 +65,8 @@ class FileObject(BaseModel):
 
 
 class FileList(BaseModel):
+    model_config = ConfigDict(json_schema_extra=shown(page_of(FILE, first=FILE["id"], last=FILE["id"])))
+
     object: Literal["list"] = "list"
     data: list[FileObject]
     first_id: str | None
@@ -70,6 +75,8 @@ class FileList(BaseModel):
 
 
 class FileDeleted(BaseModel):
+    model_config = ConfigDict(json_schema_extra=shown(deleted(FILE)))
+
     id: str
     object: Literal["file"] = "file"
     deleted: Literal[True] = True
@@ -96,7 +103,8 @@ _BODY = {
                     "expires_after[anchor]": {"type": "string", "enum": ["created_at"]},
                     "expires_after[seconds]": {"type": "integer", "minimum": 60, "maximum": 10 * 365 * 24 * 3600},
                 },
-            }
+            },
+            "example": {"file": "(the bytes)", "purpose": "user_data"},
         }
     },
 }
@@ -172,9 +180,10 @@ async def delete_file(file_id: str, principal: Analyst, services: Injected) -> F
     return FileDeleted(id=file_id)
 
 
+_CONTENT = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}, "example": "(the bytes)"}}
 _BYTES: dict[int | str, dict[str, Any]] = {
-    200: {"content": {"application/octet-stream": {}}, "description": "All bytes"},
-    206: {"content": {"application/octet-stream": {}}, "description": "The bytes of the range"},
+    200: {"content": _CONTENT, "description": "All bytes"},
+    206: {"content": _CONTENT, "description": "The bytes of the range"},
     304: {"description": "Unchanged, as `If-None-Match` asked"},
     404: _MISSING[404],
     416: {"model": ErrorAnswer, "description": "No byte of the range exists"},

@@ -3,27 +3,39 @@
 from typing import Literal
 
 from fastapi import APIRouter, Response
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict
 
+from deployments.errors import UnknownModel
 from deployments.vision.deployment import ModelStatus
 from serve_app.api.access import Injected, Viewer
+from serve_app.api.errors import ErrorAnswer
+from serve_app.api.examples import MODEL, shown
 
 router = APIRouter()
 
 
 class Health(BaseModel):
+    model_config = ConfigDict(json_schema_extra=shown({"status": "ok"}))
+
     status: Literal["ok"] = "ok"
 
 
 class Readiness(BaseModel):
-    """`ready` once every configured model can serve; `waiting_for` names those that cannot yet."""
+    """`ready` once every configured model can serve; `waiting_for` names those that cannot yet.
 
-    status: Literal["ready", "not_ready"]
+    `stopping`: what is in flight is answered to its end, and what comes next belongs elsewhere.
+    """
+
+    model_config = ConfigDict(json_schema_extra=shown({"status": "not_ready", "waiting_for": ["demo"]}))
+
+    status: Literal["ready", "not_ready", "stopping"]
     waiting_for: list[str]
 
 
 class Model(BaseModel):
     """A vision model in the form of OpenAI's model object, with Vidray's own fields after it."""
+
+    model_config = ConfigDict(json_schema_extra=shown(MODEL))
 
     id: str
     object: Literal["model"] = "model"
@@ -38,6 +50,8 @@ class Model(BaseModel):
 
 
 class ModelList(BaseModel):
+    model_config = ConfigDict(json_schema_extra=shown({"object": "list", "data": [MODEL]}))
+
     object: Literal["list"] = "list"
     data: list[Model]
 
@@ -50,11 +64,15 @@ async def livez() -> Health:
 
 @router.get("/readyz", tags=["health"], responses={503: {"model": Readiness}})
 async def readyz(response: Response, services: Injected) -> Readiness:
-    """Say whether every configured model can serve; 503 until then."""
-    waiting = [status.info.name for status in await services.model_statuses() if not _can_serve(status)]
-    if waiting:
+    """Say whether every configured model can serve; 503 until then, and once the app is stopping."""
+    stopping = services.draining.begun
+    statuses = [] if stopping else await services.model_statuses()
+    waiting = [status.info.name for status in statuses if not _can_serve(status)]
+    if waiting or stopping:
         response.status_code = 503
         response.headers["Retry-After"] = "2"
+    if stopping:
+        return Readiness(status="stopping", waiting_for=[])
     return Readiness(status="not_ready" if waiting else "ready", waiting_for=waiting)
 
 
@@ -62,6 +80,17 @@ async def readyz(response: Response, services: Injected) -> Readiness:
 async def list_models(principal: Viewer, services: Injected) -> ModelList:
     """List the vision models with their state."""
     return ModelList(data=[_model(status) for status in await services.model_statuses()])
+
+
+@router.get(
+    "/v1/models/{model}", tags=["models"], responses={404: {"model": ErrorAnswer, "description": "No such model"}}
+)
+async def get_model(model: str, principal: Viewer, services: Injected) -> Model:
+    """Show a vision model with its state."""
+    statuses = {status.info.name: status for status in await services.model_statuses()}
+    if model not in statuses:
+        raise UnknownModel(f"expected one of the models {', '.join(sorted(statuses))}, got {model!r}", param="model")
+    return _model(statuses[model])
 
 
 def _can_serve(status: ModelStatus) -> bool:

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from pipelines.ids import made_at_s
 from serve_app.api.access import Analyst, Injected
 from serve_app.api.errors import ErrorAnswer
+from serve_app.api.examples import PART, UPLOAD, shown
 from serve_app.api.files import ExpiresAfter, FileObject, Purpose, file_object, keep_s
 from serve_app.api.form import chunks, file_of, plain_name, read_form
 from serve_app.files import Naming
@@ -19,7 +20,7 @@ router = APIRouter(prefix="/v1/uploads", tags=["uploads"])
 class NewUpload(BaseModel):
     """What is going to be sent; the parts must have exactly `bytes` bytes in all."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", json_schema_extra=shown({"filename": "cats.mp4", "bytes": 4470982}))
 
     filename: Annotated[str, Field(min_length=1, max_length=4096)]
     bytes: Annotated[int, Field(ge=1)]
@@ -31,7 +32,7 @@ class NewUpload(BaseModel):
 class Completion(BaseModel):
     """The parts in the order in which they make up the file."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", json_schema_extra=shown({"part_ids": [PART["id"]]}))
 
     part_ids: Annotated[list[str], Field(min_length=1, max_length=100_000)]
     md5: Annotated[str | None, Field(pattern=r"^[0-9a-fA-F]{32}$", description="of the whole file, to be checked")] = (
@@ -42,6 +43,8 @@ class Completion(BaseModel):
 class PartObject(BaseModel):
     """OpenAI's part object; `bytes` is Vidray's."""
 
+    model_config = ConfigDict(json_schema_extra=shown(PART))
+
     id: str
     object: Literal["upload.part"] = "upload.part"
     created_at: int
@@ -51,6 +54,8 @@ class PartObject(BaseModel):
 
 class UploadObject(BaseModel):
     """OpenAI's upload object; `parts`, those that have arrived, is Vidray's. Times are in seconds since 1970."""
+
+    model_config = ConfigDict(json_schema_extra=shown(UPLOAD))
 
     id: str
     object: Literal["upload"] = "upload"
@@ -78,7 +83,8 @@ _PART_BODY = {
                 "type": "object",
                 "required": ["data"],
                 "properties": {"data": {"type": "string", "format": "binary"}},
-            }
+            },
+            "example": {"data": "(the bytes)"},
         }
     },
 }

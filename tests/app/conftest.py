@@ -39,18 +39,19 @@ def s3_url(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> str:
     return f"s3://{bucket}"
 
 
+async def black_frames(runs: list[DecodeRun], *, decode_cpus: float) -> AsyncGenerator[DecodedClip, None]:
+    """Yield one black frame for each clip."""
+    for run in runs:
+        for plan in run.clips:
+            frames = FrameBatch(np.zeros((1, 28, 28, 3), np.uint8), np.array([plan.start_s]))
+            yield DecodedClip(run.video, plan, frames, None, 0.0)
+            await asyncio.sleep(0)
+
+
 @pytest.fixture
 def decoded_in_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """Give each clip one black frame instead of the video's, without Ray."""
-
-    async def decoded(runs: list[DecodeRun], *, decode_cpus: float) -> AsyncGenerator[DecodedClip, None]:
-        for run in runs:
-            for plan in run.clips:
-                frames = FrameBatch(np.zeros((1, 28, 28, 3), np.uint8), np.array([plan.start_s]))
-                yield DecodedClip(run.video, plan, frames, None, 0.0)
-                await asyncio.sleep(0)
-
-    monkeypatch.setattr(drive, "decoded_clips", decoded)
+    monkeypatch.setattr(drive, "decoded_clips", black_frames)
 
 
 @pytest.fixture(params=["local", "s3"])

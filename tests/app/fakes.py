@@ -18,6 +18,7 @@ from pipelines.video import VideoInfo
 from serve_app.analyses.lease import Node
 from serve_app.analyses.runner import Runner, RunnerSettings
 from serve_app.analyses.service import Analyses
+from serve_app.draining import Draining
 from serve_app.figures import UploadFigures
 from serve_app.files import Files
 from serve_app.principal import LOCAL, Principal, Role
@@ -58,6 +59,7 @@ class FakeServices:
 
     def __init__(self, store: ObjectStore, *statuses: ModelStatus) -> None:
         self.sandbox = Sandbox()
+        self.draining = Draining()
         self.model = FakeModel()
         self._store = store
         self.files = Files(store, self._probe, max_bytes=MAX_FILE_BYTES)

@@ -55,6 +55,13 @@ def test_models_are_listed_as_openai_does_with_their_state_and_notice() -> None:
     assert body["data"][1]["error"] == "no weights"
 
 
+def test_one_model_is_shown_as_it_is_listed() -> None:
+    http = client()
+    assert http.get("/v1/models/demo").json() == http.get("/v1/models").json()["data"][0]
+    missing = http.get("/v1/models/gpt")
+    assert (missing.status_code, missing.json()["error"]["code"]) == (404, "model_not_found")
+
+
 def test_a_request_id_is_echoed_when_it_is_one_and_made_up_when_it_is_not() -> None:
     http = client()
     assert http.get("/livez", headers={"X-Request-ID": "my-id.1"}).headers["X-Request-ID"] == "my-id.1"

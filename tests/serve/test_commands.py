@@ -1,10 +1,12 @@
 """The commands as people run them: processes of their own that start and stop their own Ray."""
 
+import asyncio
 import contextlib
 import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -12,8 +14,13 @@ from pathlib import Path
 
 import httpx2
 import psutil
+import pytest
 import yaml
+from websockets.exceptions import ConnectionClosedError
+from websockets.sync.client import connect
 
+from pipelines.store import open_store
+from serve_app.analyses.ledger import AnalysisLedger, released
 from tests.ray_cluster import Cluster, free_port, simulated_config, vidray
 
 # Ray asks for its token by itself for the clusters that it starts, but not for an address that is given.
@@ -125,6 +132,80 @@ def test_serve_prints_its_addresses_and_ends_on_a_signal(tmp_path: Path) -> None
         running.kill()
     assert running.returncode == 0, stderr
     assert "Traceback" not in stderr
+
+
+def test_ctrl_c_lets_watchers_go_frees_the_claims_and_leaves_no_process(tmp_path: Path, sample: Path) -> None:
+    port = free_port()
+    config = simulated_config(port=port, fixed_s=60.0)
+    config["applications"][0]["args"]["storage"] = {"target": str(tmp_path / "storage")}
+    (tmp_path / "serve_config.yaml").write_text(yaml.safe_dump(config))
+    url = f"http://127.0.0.1:{port}"
+    running = subprocess.Popen(
+        vidray("serve"),
+        cwd=tmp_path,
+        env=ENVIRONMENT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    try:
+        assert running.stdout is not None
+        assert url in running.stdout.readline()
+        file_id = httpx2.post(f"{url}/v1/files", files={"file": sample.read_bytes()}).json()["id"]
+        one = httpx2.post(f"{url}/v1/analyses", json={"file_id": file_id}).json()["id"]
+        with connect(f"ws://127.0.0.1:{port}/v1/analyses/{one}/ws") as watcher:
+            assert json.loads(watcher.recv())["state"] == "running"
+            children = psutil.Process(running.pid).children(recursive=True)
+            running.send_signal(signal.SIGINT)
+            with pytest.raises(ConnectionClosedError) as closed:
+                watcher.recv(timeout=20)
+        assert closed.value.rcvd is not None
+        assert closed.value.rcvd.code == 1012
+        begun_s = time.monotonic()
+        _, stderr = running.communicate(timeout=60)
+        assert time.monotonic() - begun_s < 18.0, "the watcher or the clip in the engine was waited for"
+    finally:
+        running.kill()
+    assert running.returncode == 0, stderr
+    assert stderr.endswith("stopping: requests in flight end first; Ctrl-C again stops at once\nstopped\n")
+    _, alive = psutil.wait_procs(children, timeout=30)
+    assert [process.cmdline() for process in alive if process.is_running()] == []
+    ledger = AnalysisLedger(open_store(str(tmp_path / "storage")), "local", one)
+    [claim] = asyncio.run(ledger.claims())
+    assert asyncio.run(ledger.last_beat()) == released(claim), "the next start need not wait for the lease"
+
+
+def test_a_second_ctrl_c_stops_at_once_and_says_so(tmp_path: Path) -> None:
+    port = free_port()
+    (tmp_path / "serve_config.yaml").write_text(yaml.safe_dump(simulated_config(port=port)))
+    running = subprocess.Popen(
+        vidray("serve"), cwd=tmp_path, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        assert running.stdout is not None
+        assert str(port) in running.stdout.readline()
+        children = psutil.Process(running.pid).children(recursive=True)
+        # A body that does not come holds the stop up.
+        with socket.create_connection(("127.0.0.1", port)) as slow:
+            head = "Host: x\r\nContent-Length: 999\r\nContent-Type: multipart/form-data; boundary=b\r\n\r\n--b\r\n"
+            slow.sendall(f"POST /v1/files HTTP/1.1\r\n{head}".encode())
+            time.sleep(0.5)
+            running.terminate()
+            assert running.stderr is not None
+            while "stopping" not in running.stderr.readline():
+                pass
+            time.sleep(1.0)
+            running.terminate()
+            _, stderr = running.communicate(timeout=30)
+    finally:
+        running.kill()
+    assert (running.returncode, stderr.splitlines()[-1]) == (
+        130,
+        "stopped at once: what was in flight is cut off, analyses go on at the next start",
+    )
+    _, alive = psutil.wait_procs(children, timeout=30)
+    assert [process.cmdline() for process in alive if process.is_running()] == []
 
 
 def wait_until(reached: object, running: subprocess.Popen[str], deadline_s: float = 120.0) -> None:

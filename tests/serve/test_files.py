@@ -14,6 +14,7 @@ from openai import APIStatusError, NotFoundError, OpenAI
 from openai.types.file_create_params import ExpiresAfter
 
 from tests.ray_cluster import Cluster, simulated_config
+from tests.videos import write_video
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +51,51 @@ def test_the_official_client_uploads_lists_downloads_and_deletes(openai: OpenAI,
 
 def test_the_official_client_lists_models(openai: OpenAI) -> None:
     assert [model.id for model in openai.models.list()] == ["sim"]
+    assert openai.models.retrieve("sim").owned_by == "vidray"
+    with pytest.raises(NotFoundError) as missing:
+        openai.models.retrieve("gpt")
+    assert missing.value.code == "model_not_found"
+
+
+def test_the_official_client_sends_bytes_and_named_tuples_and_turns_pages(openai: OpenAI, tmp_path: Path) -> None:
+    ids = []
+    for index in range(3):
+        content = write_video(tmp_path / f"{index}.mp4", frames=2, first_index=index).read_bytes()
+        sent = content if index == 0 else (f"{index}.mp4", content) if index == 1 else (tmp_path / f"{index}.mp4")
+        file = openai.files.create(file=sent, purpose="vision" if index else "evals")
+        assert file.bytes == len(content)
+        ids.append(file.id)
+    assert openai.files.retrieve(ids[1]).filename == "1.mp4"
+    turned = [one.id for one in openai.files.list(limit=1, purpose="vision")]
+    assert turned[:2] == [ids[2], ids[1]], "every page is of one file, the newest first"
+    assert ids[0] not in turned
+    assert [one.id for one in openai.files.list(limit=2, order="asc", after=ids[0])][:2] == ids[1:]
+    for one in ids:
+        assert openai.files.delete(one).deleted
+
+
+def test_the_official_client_gets_our_errors_as_its_own(openai: OpenAI) -> None:
+    for refused, status in (
+        (lambda: openai.files.create(file=b"no video", purpose="user_data"), 415),
+        (lambda: openai.files.create(file=bytes(65 * 2**20), purpose="user_data"), 413),
+        (lambda: openai.files.content("file_none"), 404),
+        (lambda: openai.files.delete("file_none"), 404),
+        (lambda: openai.uploads.cancel("upload_none"), 404),
+        (lambda: openai.uploads.create(bytes=0, filename="v", mime_type="video/mp4", purpose="user_data"), 422),
+    ):
+        with pytest.raises(APIStatusError) as error:
+            refused()
+        assert error.value.status_code == status
+        assert error.value.code
+
+
+def test_the_official_client_cuts_a_file_into_parts_by_itself(openai: OpenAI, sample: Path) -> None:
+    done = openai.uploads.upload_file_chunked(file=sample, mime_type="video/mp4", purpose="user_data", part_size=2**20)
+    assert done.file is not None
+    assert (done.status, done.file.bytes) == ("completed", sample.stat().st_size)
+    openai.files.delete(done.file.id)
+    begun = openai.uploads.create(bytes=9, filename="v.mp4", mime_type="video/mp4", purpose="user_data")
+    assert openai.uploads.cancel(begun.id).status == "cancelled"
 
 
 def test_the_official_client_sends_a_video_in_parts(openai: OpenAI, sample: Path) -> None:
