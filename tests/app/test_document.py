@@ -47,7 +47,7 @@ def test_every_operation_is_described_with_examples_that_fit_their_schemas(name:
     assert operation["tags"]
     for media_type, media in operation.get("requestBody", {}).get("content", {}).items():
         check(f"the request as {media_type}", media)
-    succeeding = [answer for status, answer in operation["responses"].items() if status.startswith("2")]
+    succeeding = [answer for status, answer in operation["responses"].items() if status in ("200", "201", "202")]
     failing = {status: answer for status, answer in operation["responses"].items() if status >= "400"}
     assert len(succeeding) >= 1
     assert all(answer["description"] for answer in operation["responses"].values())
