@@ -15,7 +15,7 @@ from pipelines import drive
 from pipelines.chain import DecodeRun
 from pipelines.outcome import DecodedClip
 from pipelines.store import open_store
-from tests.app.house import House, Play, Scenario
+from tests.app.analysis_house import House, Play, Scenario
 
 KEYS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_REGION": "us-east-1"}
 

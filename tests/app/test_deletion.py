@@ -10,7 +10,7 @@ from pipelines import store as objects
 from serve_app.analyses.ledger import AnalysisLedger, Claim
 from serve_app.janitor import sweep
 from serve_app.uploads import Uploads
-from tests.app.house import ANN, House, Play, broken_store, once, queued, until_queue_is_empty
+from tests.app.analysis_house import ANN, House, Play, broken_store, once, queued, until_queue_is_empty
 
 pytestmark = [pytest.mark.timeout(60), pytest.mark.usefixtures("decoded_in_no_time")]
 HOUR_S = 3600.0

@@ -11,7 +11,7 @@ from pipelines.store import open_store
 from serve_app.analyses.lease import Free, Leases, Node
 from serve_app.analyses.ledger import AnalysisLedger, Claim, released
 from serve_app.analyses.run import Run
-from tests.app.house import CLIPS, QUICK, House, Play, broken_store, claimed, once, until
+from tests.app.analysis_house import CLIPS, QUICK, House, Play, broken_store, claimed, once, until
 
 pytestmark = [pytest.mark.timeout(60), pytest.mark.usefixtures("decoded_in_no_time")]
 LEASE_S, BEAT_S = 0.8, 0.1

@@ -11,7 +11,7 @@ from pipelines import store as objects
 from serve_app.analyses import runner as runner_module
 from serve_app.analyses.backoff import Backoff
 from serve_app.analyses.queue import Waiting, waiting
-from tests.app.house import (
+from tests.app.analysis_house import (
     ANN,
     CLIPS,
     MODEL,

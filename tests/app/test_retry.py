@@ -7,7 +7,7 @@ import pytest
 
 from deployments.errors import AnalysisConflict, StorageFailed
 from pipelines import store as objects
-from tests.app.house import ANN, CLIPS, House, Play, broken_store, claimed, once, until_queue_is_empty
+from tests.app.analysis_house import ANN, CLIPS, House, Play, broken_store, claimed, once, until_queue_is_empty
 
 pytestmark = [pytest.mark.timeout(60), pytest.mark.usefixtures("decoded_in_no_time")]
 

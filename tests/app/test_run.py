@@ -11,7 +11,18 @@ from pipelines.plan import SamplingOptions
 from pipelines.store import sizes_below
 from serve_app.analyses import backoff
 from serve_app.analyses.cache import CaptionCache
-from tests.app.house import ANN, CLIPS, QUICK, House, Play, broken_store, claimed, kill, until, until_queue_is_empty
+from tests.app.analysis_house import (
+    ANN,
+    CLIPS,
+    QUICK,
+    House,
+    Play,
+    broken_store,
+    claimed,
+    kill,
+    until,
+    until_queue_is_empty,
+)
 
 pytestmark = [pytest.mark.timeout(60), pytest.mark.usefixtures("decoded_in_no_time")]
 

@@ -19,8 +19,8 @@ from serve_app.analyses.ledger import AnalysisLedger
 from serve_app.analyses.reports import Reports
 from serve_app.analyses.request import AnalysisOptions
 from serve_app.analyses.submission import Asked
+from tests.app.analysis_house import ANN, BOB, CLIPS, QUICK, House, Play, claimed, kill, until, until_reported
 from tests.app.fakes import FakeModel
-from tests.app.house import ANN, BOB, CLIPS, QUICK, House, Play, claimed, kill, until, until_reported
 
 pytestmark = [pytest.mark.timeout(60), pytest.mark.usefixtures("decoded_in_no_time")]
 
