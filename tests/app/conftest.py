@@ -38,6 +38,10 @@ def s3_url(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> str:
 
 @pytest.fixture
 def decoded_in_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    decode_in_no_time(monkeypatch)
+
+
+def decode_in_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """Give each clip one black frame instead of the video's, without Ray."""
 
     async def decoded(runs: list[DecodeRun], *, decode_cpus: float) -> AsyncGenerator[DecodedClip, None]:
