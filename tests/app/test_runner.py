@@ -25,8 +25,9 @@ from serve_app.analyses.request import AnalysisOptions
 from serve_app.analyses.runner import Node, Runner, RunnerSettings
 from serve_app.analyses.service import Analyses, Asked, View
 from serve_app.analyses.tally import Report
-from serve_app.files import Files, Naming, StoredFile
+from serve_app.files import Files
 from serve_app.principal import Principal, Role
+from serve_app.stored_file import Naming, StoredFile
 from tests.app.fakes import FakeModel
 
 pytestmark = [pytest.mark.timeout(60), pytest.mark.usefixtures("decoded_in_no_time")]

@@ -11,49 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from obstore.store import ObjectStore
 
 from deployments.errors import NotFound, StorageFull, TooLarge, UnreadableVideo
 from pipelines.ids import made_at_s
 from pipelines.store import create, get, open_store, put, sizes_below
-from pipelines.video import VideoInfo
 from serve_app import files as files_module
 from serve_app.analyses.reports import Reporter, Reports
 from serve_app.analyses.tally import Tally
-from serve_app.files import Files, Naming
 from serve_app.janitor import Swept, sweep
 from serve_app.principal import Principal, Role
-from serve_app.uploads import Uploads
-
-ANN, BOB = Principal("ann", Role.ANALYST), Principal("bob", Role.ANALYST)
-NAMING = Naming("v.mp4")
-VIDEO = VideoInfo(1.0, 64, 48, 25.0, 0, "h264", False, 0.0)
-
-
-class House:
-    """Files and uploads in one store, with a prober that takes whatever begins with `video`."""
-
-    def __init__(self, store: ObjectStore, keep_s: int | None = None) -> None:
-        self.store = store
-        self.files = Files(store, self._probe, max_bytes=1000, keep_s=keep_s)
-        self.uploads = Uploads(store, self.files, max_part_bytes=100, ttl_s=600)
-
-    async def _probe(self, path: Path) -> VideoInfo:
-        await asyncio.sleep(0.01)
-        if not path.read_bytes().startswith(b"video"):
-            raise UnreadableVideo("no video")
-        return VIDEO
-
-    async def add(self, content: bytes, principal: Principal = ANN, naming: Naming = NAMING) -> files_module.StoredFile:
-        return await self.files.add(principal, naming, pieces(content))
-
-    async def kinds(self) -> list[str]:
-        return sorted(path.split("/")[2] for path in await sizes_below(self.store, "owners"))
-
-
-async def pieces(content: bytes) -> AsyncIterator[bytes]:
-    yield content
-
+from serve_app.stored_file import Naming
+from tests.app.house import ANN, BOB, NAMING, House, pieces
 
 Scenario = Callable[[House], Coroutine[Any, Any, None]]
 Play = Callable[..., None]
