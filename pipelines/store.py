@@ -16,7 +16,7 @@ import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError
 from obstore.store import AzureStore, GCSStore, LocalStore, MemoryStore, ObjectStore, S3Store, from_url
 
-from deployments.errors import InvalidInput, StorageFailed, StorageFull
+from deployments.errors import InvalidInput, SourceNotFound, StorageFailed, StorageFull
 
 CHUNK_BYTES = 1 << 20
 """Size of the pieces that long objects are read and written in."""
@@ -170,15 +170,23 @@ async def folders_below(store: ObjectStore, prefix: str) -> list[str]:
 
 @asynccontextmanager
 async def local_file(store: ObjectStore, path: str) -> AsyncIterator[Path]:
-    """Give an object as a file to read: its own on a local store, else a copy that is removed at the end."""
+    """Give an object as a file to read: its own on a local store, else a copy that is removed at the end.
+
+    Raises SourceNotFound where a store that is not local has no such object, StorageFailed, and StorageFull where the
+    copy has no room.
+    """
     if isinstance(store, LocalStore):
         yield Path(str(store.prefix)) / path
         return
     with tempfile.NamedTemporaryFile(prefix="vidray-") as copy:
         with _translated("read", path):
-            async for chunk in (await obstore.get_async(store, path)).stream(CHUNK_BYTES):
+            try:
+                found = await obstore.get_async(store, path)
+            except FileNotFoundError as error:
+                raise SourceNotFound("expected the stored video, got none any more") from error
+            async for chunk in found.stream(CHUNK_BYTES):
                 copy.write(chunk)
-        copy.flush()
+            copy.flush()
         yield Path(copy.name)
 
 
