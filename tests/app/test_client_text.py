@@ -93,7 +93,7 @@ def test_an_upload_s_text_is_refused_or_can_be_read_back(http: TestClient, name:
 
 def test_any_idempotency_key_is_taken(http: TestClient, film: bytes) -> None:
     file_id = http.post("/v1/files", files={"file": film}).json()["id"]
-    headers = {"Idempotency-Key": b"\xff\xfe key"}
+    headers = {b"Idempotency-Key": b"\xff\xfe key"}
     answers = [http.post("/v1/analyses", json={"file_id": file_id}, headers=headers) for _ in range(2)]
     assert [answer.status_code for answer in answers] == [202, 202]
     assert answers[0].json()["id"] == answers[1].json()["id"]

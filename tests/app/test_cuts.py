@@ -78,7 +78,7 @@ class Call:
     `left`: what is there days later.
     """
 
-    left = ("files", "sha256", "sources")
+    left: tuple[str, ...] = ("files", "sha256", "sources")
 
     async def prepare(self, house: House) -> None: ...
 
@@ -220,12 +220,12 @@ def test_a_process_that_dies_at_any_moment_leaves_what_the_same_call_completes(
                 raise OSError("dead")
 
         watched = watch(die)
-        failed = await asyncio.gather(call.make(house), return_exceptions=True)
+        [failed] = await asyncio.gather(call.make(house), return_exceptions=True)
         await all_gone_on()
         watched.before = nothing
         house = House(store)
-        died = failed != [None]
-        assert not died or isinstance(failed[0], StorageFailed)
+        died = failed is not None
+        assert not died or isinstance(failed, StorageFailed)
         await call.make(house)
         await sweep(store, house.files, house.uploads)
         await call.check(house)
@@ -250,7 +250,7 @@ def test_the_same_bytes_that_come_while_their_file_expires_are_kept(watch: Calla
 
     async def meet_at(at: int, *, sweep_first: bool) -> bool:
         house = House(MemoryStore())
-        old = await house.add(b"video", naming=Naming("short", keep_s=60))
+        added = old = await house.add(b"video", naming=Naming("short", keep_s=60))
         over_s = old.created_at + 61.0
 
         async def sweeping() -> None:
@@ -260,7 +260,6 @@ def test_the_same_bytes_that_come_while_their_file_expires_are_kept(watch: Calla
             nonlocal added
             added = await house.add(b"video", naming=LATER)
 
-        added = old
         first, second = (sweeping, adding) if sweep_first else (adding, sweeping)
 
         async def meet(name: str, number: int) -> None:
