@@ -38,9 +38,10 @@ from pipelines.outcome import ClipOutcome, DecodedClip
 from pipelines.plan import SamplingOptions, cut_of, plan_clips
 from pipelines.video import VideoInfo
 from serve_app.analyses.journal import Event
+from serve_app.analyses.lease import Node
 from serve_app.analyses.ledger import AnalysisLedger
 from serve_app.analyses.request import AnalysisOptions, AnalysisRequest
-from serve_app.analyses.runner import Node, Runner, RunnerSettings
+from serve_app.analyses.runner import Runner, RunnerSettings
 from serve_app.analyses.scribe import Scribe
 from serve_app.analyses.service import Analyses
 from serve_app.api.analyses import analysis_object
@@ -137,7 +138,7 @@ class House:
         """Have a runner analyse a video of so many hours."""
         ledger = await self.submit(hours)
         runner = Runner(
-            self.store, {MODEL.name: (MODEL, InstantModel())}, Node("node", lambda: {"node"}), RunnerSettings()
+            self.store, {MODEL.name: (MODEL, InstantModel())}, Node("node", lambda: {"node": True}), RunnerSettings()
         )
         with mock.patch.object(drive, "decoded_clips", decoded_at_once):
             running = asyncio.create_task(runner.run_forever())

@@ -11,7 +11,7 @@ import pickle
 import time
 from collections.abc import AsyncGenerator, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -26,7 +26,7 @@ from deployments.ray_errors import translate
 from pipelines.native_heap import return_large_blocks
 from pipelines.outcome import ClipError, DecodedClip
 from pipelines.sandbox import Sandbox
-from pipelines.source import Source, check_unchanged, inspect_source
+from pipelines.source import Source, check_unchanged, inspect_source, shown
 from pipelines.video import ClipPlan, DecoderName
 
 RUN_CLIPS = 8
@@ -51,10 +51,14 @@ _ROW = pa.schema(
 
 @dataclass(frozen=True, slots=True)
 class DecodeRun:
-    """Neighbouring clips of a video that one task decodes, at `width` x `height` pixels; `stamp` is the file's."""
+    """Neighbouring clips of a video that one task decodes, at `width` x `height` pixels; `stamp` is the file's.
+
+    Errors call the file by `filename`: that of its path may be one that no client has ever heard of.
+    """
 
     video: str
     path: str
+    filename: str
     stamp: str
     decoder: DecoderName
     width: int
@@ -67,7 +71,7 @@ def split_runs(
 ) -> list[DecodeRun]:
     """Cut a video's clips, in order, into runs of at most RUN_CLIPS."""
     return [
-        DecodeRun(video, source.path, source.stamp, decoder, *size, clips=tuple(clips[at : at + RUN_CLIPS]))
+        DecodeRun(video, source.path, source.filename, source.stamp, decoder, *size, tuple(clips[at : at + RUN_CLIPS]))
         for at in range(0, len(clips), RUN_CLIPS)
     ]
 
@@ -163,11 +167,19 @@ def _decode_run(batch: pa.Table) -> Iterator[pa.Table]:
             except SourceChanged as changed:
                 decoded = changed
             decode_s = time.perf_counter() - begun_s
-            yield _row(run["video"], clip, decoded, decode_s)
+            told = _renamed(decoded, path, run["filename"]) if isinstance(decoded, AppError) else decoded
+            yield _row(run["video"], clip, told, decode_s)
             begun_s = time.perf_counter()
 
 
-def _row(video: str, clip: ClipPlan, decoded: FrameBatch | AppError, decode_s: float) -> pa.Table:
+def _renamed(error: AppError, path: str, filename: str) -> ClipError:
+    told = ClipError.of(error)
+    for name in (path, os.path.basename(path)):
+        told = replace(told, message=told.message.replace(shown(name), filename))
+    return told
+
+
+def _row(video: str, clip: ClipPlan, decoded: FrameBatch | ClipError, decode_s: float) -> pa.Table:
     row: dict[str, Any] = {"video": video, "clip": clip.index, "decode_s": decode_s}
     if isinstance(decoded, FrameBatch):
         row |= {
@@ -176,8 +188,7 @@ def _row(video: str, clip: ClipPlan, decoded: FrameBatch | AppError, decode_s: f
             "pts_s": decoded.pts_s.tolist(),
         }
     else:
-        error = ClipError.of(decoded)
-        row |= {"error_code": error.code, "error_message": error.message, "error_retryable": error.retryable}
+        row |= {"error_code": decoded.code, "error_message": decoded.message, "error_retryable": decoded.retryable}
     return pa.Table.from_pylist([row], schema=_ROW)
 
 

@@ -2,7 +2,6 @@
 
 import asyncio
 import random
-import time
 from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ from deployments.errors import AppError, EngineFailed, ModelLoadFailed, Overload
 from deployments.retry import RetryPolicy
 from deployments.vision.prompts import events_prompt
 from pipelines.events import MAX_TOKENS, EventsError, read_events
+from pipelines.line import line_before
 from pipelines.outcome import ClipError, ClipOutcome, DecodedClip
 from pipelines.video import ClipPlan
 
@@ -28,7 +28,11 @@ Question = Literal["caption", "events"]
 
 @dataclass(frozen=True, slots=True)
 class DescribeOptions:
-    """What to ask for each clip, and how patiently. `deadline_s` bounds all attempts at one clip together.
+    """What to ask for each clip, and how patiently.
+
+    A clip is given up when for `deadline_s` the model has answered neither it nor any clip that it was asked for before
+    it: a long line before a slow model is waited for, a model that hangs is not. With `n` clips before it that is at
+    most `(n + 1) * deadline_s` for an attempt.
 
     With `event_kinds`, a second question about the same frames asks for the events of these kinds.
     """
@@ -64,33 +68,42 @@ async def describe_clip(
         return _failed(clip, clip.error or ClipError("internal_error", "no frames and no error"), attempts=0)
     asked = {name: DescribeRequest(clip.frames, *words) for name, words in options.questions().items()}
     answers: dict[Question, Caption] = {}
-    give_up_s = time.monotonic() + options.deadline_s
+    line = line_before(describer)
+    place = line.enter(options.deadline_s)
     attempts = counted = refusals = 0
     suspect = False
-    while True:
-        alone: AbstractAsyncContextManager[object] = suspects if suspect else nullcontext()
-        try:
-            async with asyncio.timeout(max(0.0, give_up_s - time.monotonic())), alone:
-                await _ask(describer, asked, answers)
-            return _described(clip, answers, options.event_kinds, attempts + 1)
-        except TimeoutError:
-            late = EngineFailed(f"a clip must be described within {options.deadline_s:g} s, got no caption")
-            return _failed(clip, ClipError.of(late), attempts + 1)
-        except Overloaded:
-            refusals += 1
-            wait_s = options.retry.wait_s(refusals, rng)
-        except ModelLoadFailed:
-            raise
-        except AppError as error:
-            attempts += 1
-            counted += not isinstance(error, ReplicaLost) or suspect
-            suspect = suspect or isinstance(error, ReplicaLost)
-            if isinstance(error, ReplicaLost) and counted >= options.retry.attempts:
-                error = PoisonClip(f"expected a caption, got {counted} replicas lost with this clip alone")
-            if not error.retryable or counted >= options.retry.attempts:
-                return _failed(clip, ClipError.of(error), attempts)
-            wait_s = options.retry.wait_s(attempts, rng)
-        await asyncio.sleep(max(0.0, min(wait_s, give_up_s - time.monotonic())))
+    try:
+        while True:
+            alone: AbstractAsyncContextManager[object] = suspects if suspect else nullcontext()
+            try:
+                async with place.limited(), alone:
+                    await _ask(describer, asked, answers)
+                line.answered(place)
+                return _described(clip, answers, options.event_kinds, attempts + 1)
+            except TimeoutError:
+                late = EngineFailed(f"a model must answer within {options.deadline_s:g} s, got no caption")
+                return _failed(clip, ClipError.of(late), attempts + 1)
+            except Overloaded:
+                refusals += 1
+                wait_s = options.retry.wait_s(refusals, rng)
+            except ModelLoadFailed:
+                raise
+            except AppError as error:
+                if not isinstance(error, ReplicaLost):
+                    line.answered(place)
+                attempts += 1
+                counted += not isinstance(error, ReplicaLost) or suspect
+                suspect = suspect or isinstance(error, ReplicaLost)
+                if isinstance(error, ReplicaLost) and counted >= options.retry.attempts:
+                    error = PoisonClip(f"expected a caption, got {counted} replicas lost with this clip alone")
+                if not error.retryable or counted >= options.retry.attempts:
+                    return _failed(clip, ClipError.of(error), attempts)
+                wait_s = options.retry.wait_s(attempts, rng)
+                line.go_back(place)
+            now_s = asyncio.get_running_loop().time()
+            await asyncio.sleep(max(0.0, min(wait_s, place.give_up_s - now_s)))
+    finally:
+        line.leave(place)
 
 
 async def _ask(

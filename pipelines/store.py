@@ -1,6 +1,10 @@
-"""Objects in a store, the same on a local directory, s3://, gs:// and az://; its errors become ours here, once."""
+"""Objects in a store, the same on a local directory, s3://, gs:// and az://; its errors become ours here, once.
+
+Whatever raises StorageFailed raises StorageFull, which is one, where the disk has no room.
+"""
 
 import asyncio
+import errno
 import shutil
 import tempfile
 from collections.abc import AsyncIterable, AsyncIterator, Iterator, Sequence
@@ -12,7 +16,7 @@ import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError
 from obstore.store import AzureStore, GCSStore, LocalStore, MemoryStore, ObjectStore, S3Store, from_url
 
-from deployments.errors import InvalidInput, StorageFailed
+from deployments.errors import InvalidInput, SourceNotFound, StorageFailed, StorageFull
 
 CHUNK_BYTES = 1 << 20
 """Size of the pieces that long objects are read and written in."""
@@ -22,6 +26,7 @@ _PARTS_AT_ONCE = 2
 """Parts of one object in memory: uploads stay flat, and the client is the slower side."""
 
 _AT_ONCE = 64
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 _KINDS: dict[type, str] = {
     LocalStore: "local",
@@ -171,15 +176,23 @@ async def folders_below(store: ObjectStore, prefix: str) -> list[str]:
 
 @asynccontextmanager
 async def local_file(store: ObjectStore, path: str) -> AsyncIterator[Path]:
-    """Give an object as a file to read: its own on a local store, else a copy that is removed at the end."""
+    """Give an object as a file to read: its own on a local store, else a copy that is removed at the end.
+
+    Raises SourceNotFound where a store that is not local has no such object, StorageFailed, and StorageFull where the
+    copy has no room.
+    """
     if isinstance(store, LocalStore):
         yield Path(str(store.prefix)) / path
         return
     with tempfile.NamedTemporaryFile(prefix="vidray-") as copy:
         with _translated("read", path):
-            async for chunk in (await obstore.get_async(store, path)).stream(CHUNK_BYTES):
+            try:
+                found = await obstore.get_async(store, path)
+            except FileNotFoundError as error:
+                raise SourceNotFound("expected the stored video, got none any more") from error
+            async for chunk in found.stream(CHUNK_BYTES):
                 copy.write(chunk)
-        copy.flush()
+            copy.flush()
         yield Path(copy.name)
 
 
@@ -190,4 +203,12 @@ def _translated(verb: str, path: str) -> Iterator[None]:
     except (BaseError, OSError) as error:
         # obstore's messages hold its debug source over many lines; the first says what happened.
         reason = str(error).strip().split("\n", 1)[0]
-        raise StorageFailed(f"cannot {verb} {path}: {reason}") from error
+        kind = StorageFull if is_full(error) else StorageFailed
+        raise kind(f"cannot {verb} {path}: {reason}") from error
+
+
+def is_full(error: BaseException) -> bool:
+    """Say whether the error is that of a disk or a quota without room; obstore tells the number in its text alone."""
+    if isinstance(error, OSError) and error.errno in _FULL:
+        return True
+    return isinstance(error, BaseError) and any(f"(os error {number})" in str(error) for number in _FULL)

@@ -6,7 +6,6 @@ import functools
 import logging
 import time
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 from obstore.store import ObjectStore
@@ -19,8 +18,7 @@ from deployments.vision.catalog import model_info
 from deployments.vision.client import VisionClient
 from deployments.vision.deployment import ModelStatus
 from pipelines.native_heap import return_large_blocks, share_arenas
-from pipelines.sandbox import Sandbox
-from pipelines.video import VideoInfo
+from pipelines.probes import Probes
 from serve_app.analyses.service import Analyses
 from serve_app.api.app import create_app
 from serve_app.draining import Draining
@@ -53,7 +51,7 @@ class Gateway:
         self._runner = runner
         self._clients = {name.removeprefix(MODEL): VisionClient(handle) for name, handle in models.items()}
         self._last_known: dict[str, ModelStatus] = {}
-        self._sandbox = Sandbox()
+        self._probes = Probes()
         self._started_s = time.monotonic()
         self.draining = Draining()
         self._upload_figures = UploadFigures(pending=None, counted_at=None)
@@ -69,7 +67,7 @@ class Gateway:
         finally:
             for task in beside:
                 task.cancel()
-            await asyncio.to_thread(self._sandbox.close)
+            await asyncio.to_thread(self._probes.close)
 
     async def drain(self, deadline_s: float) -> int:
         """Be ready no more, let watchers go, and return once nothing is in flight: 0, or how many still are by then."""
@@ -87,7 +85,7 @@ class Gateway:
     @functools.cached_property
     def files(self) -> Files:
         storage = self._args.storage
-        return Files(self._store, self._probe, max_bytes=storage.max_file_bytes, keep_s=storage.keep_files_s)
+        return Files(self._store, self._probes.probe, max_bytes=storage.max_file_bytes, keep_s=storage.keep_files_s)
 
     @functools.cached_property
     def uploads(self) -> Uploads:
@@ -133,10 +131,6 @@ class Gateway:
     async def principal(self, authorization: str | None) -> Principal:
         # No keys are configured: whoever reaches the service is the one who runs it.
         return LOCAL
-
-    async def _probe(self, path: Path) -> VideoInfo:
-        # Threads take turns at the one decoder process.
-        return await asyncio.to_thread(self._sandbox.probe, path)
 
     async def model_statuses(self) -> list[ModelStatus]:
         default = self._args.default_model

@@ -6,18 +6,20 @@ Every sweep looks at the store alone and can be cut off or done twice at once, s
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from obstore.store import ObjectStore
 
-from deployments.errors import AppError, NotFound
 from pipelines import store as objects
-from pipelines.ids import made_at_s
+from pipelines.ids import is_id, made_at_s
+from pipelines.leftovers import remove_leftovers
 from serve_app.analyses.ledger import remove_deleted
 from serve_app.analyses.reports import remove_old_reports
-from serve_app.files import Files, StoredFile
+from serve_app.files import Files
 from serve_app.principal import Principal, Role
+from serve_app.retention import Retention
 from serve_app.uploads import Uploads
 
 logger = logging.getLogger("ray.serve.vidray.janitor")
@@ -35,6 +37,7 @@ class Swept:
     sources: int = 0
     analyses: int = 0
     reports: int = 0
+    leftovers: int = 0
     pending_uploads: int = field(default=0, compare=False)
 
 
@@ -48,44 +51,76 @@ async def sweep_forever(
             on_swept(swept)
             if swept != Swept():
                 logger.info("swept", extra={name: getattr(swept, name) for name in Swept.__slots__})
-        except AppError as error:
+        except Exception as error:
+            # A bug, too: a janitor that ended would let everything pile up.
             logger.warning("sweep failed", exc_info=error)
         await asyncio.sleep(every_s)
 
 
 async def sweep(store: ObjectStore, files: Files, uploads: Uploads, *, now_s: float | None = None) -> Swept:
-    """Remove what has had its time at `now_s` (seconds since 1970). Raises StorageFailed."""
+    """Remove what has had its time at `now_s` (seconds since 1970). Raises StorageFailed.
+
+    One thing that cannot be looked at, an odd name or a broken record, is logged and left; the rest is swept.
+    """
     now_s = time.time() if now_s is None else now_s
     swept = Swept()
     for owner in await objects.folders_below(store, "owners"):
-        principal = Principal(owner, Role.ADMIN)
-        swept.analyses += await remove_deleted(store, owner, now_s)
-        for upload_id in await objects.folders_below(store, f"owners/{owner}/uploads"):
-            state = await uploads.remove_if_over(principal, upload_id, now_s)
-            swept.uploads += state is None
-            swept.pending_uploads += state == "pending"
-        # The sources first: one whose file is recorded meanwhile is not taken for nobody's.
-        sources = await objects.sizes_below(store, f"owners/{owner}/sources")
-        kept: set[str] = set()
-        for record in await objects.sizes_below(store, f"owners/{owner}/files"):
-            file = await _file(files, principal, record.rsplit("/", 1)[-1].removesuffix(".json"))
-            if file is None:
-                continue
-            if file.expires_at is not None and file.expires_at <= now_s:
-                await files.delete(principal, file.id)
-                swept.files += 1
-            else:
-                kept.add(file.source)
-        for path in sources:
-            if path not in kept and made_at_s(path.rsplit("/", 1)[-1]) < now_s - _WRITING_S:
-                await objects.delete(store, path)
-                swept.sources += 1
+        with _left_alone(f"owners/{owner}"):
+            principal = Principal(owner, Role.ADMIN)
+            swept.analyses += await remove_deleted(store, owner, now_s)
+            await _sweep_uploads(store, uploads, principal, now_s, swept)
+            await _sweep_files(store, files, principal, now_s, swept)
     swept.reports = await remove_old_reports(store, now_s)
+    swept.leftovers = await remove_leftovers(store, now_s=now_s)
     return swept
 
 
-async def _file(files: Files, principal: Principal, file_id: str) -> StoredFile | None:
+async def _sweep_uploads(
+    store: ObjectStore, uploads: Uploads, principal: Principal, now_s: float, swept: Swept
+) -> None:
+    for upload_id in await objects.folders_below(store, f"owners/{principal.owner}/uploads"):
+        with _left_alone(f"owners/{principal.owner}/uploads/{upload_id}"):
+            state = await uploads.remove_if_over(principal, upload_id, now_s)
+            swept.uploads += state == "removed"
+            swept.pending_uploads += state == "pending"
+
+
+async def _sweep_files(store: ObjectStore, files: Files, principal: Principal, now_s: float, swept: Swept) -> None:
+    # The sources first: one whose file is recorded meanwhile is not taken for nobody's.
+    sources = await objects.sizes_below(store, f"owners/{principal.owner}/sources")
+    kept: set[str] = set()
+    known: set[str] = set()
+    unread = 0
+    keeps = await Retention(store, principal.owner).all()
+    for record in await objects.sizes_below(store, f"owners/{principal.owner}/files"):
+        file_id = record.rsplit("/", 1)[-1].removesuffix(".json")
+        if not is_id(file_id, "file"):
+            continue
+        unread += 1
+        with _left_alone(record):
+            file = await files.remove_if_over(principal, file_id, now_s)
+            if file is None:
+                swept.files += 1
+            else:
+                kept.add(file.source)
+                known.add(file.id)
+            unread -= 1
+    if unread:
+        return  # a record that cannot be read may name any of what is left
+    for file_id in keeps.keys() - known:
+        with _left_alone(f"owners/{principal.owner}/keeps/{file_id}"):
+            await Retention(store, principal.owner).forget(file_id)
+    for path in sources:
+        with _left_alone(path):
+            if path not in kept and made_at_s(path.rsplit("/", 1)[-1]) < now_s - _WRITING_S:
+                await objects.delete(store, path)
+                swept.sources += 1
+
+
+@contextmanager
+def _left_alone(path: str) -> Iterator[None]:
+    """Log what is wrong with one thing, which people may have put there or broken, and go on with the next."""
     try:
-        return await files.get(principal, file_id)
-    except NotFound:
-        return None  # deleted meanwhile
+        yield
+    except Exception as error:
+        logger.warning("cannot be swept", exc_info=error, extra={"path": path})

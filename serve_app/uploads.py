@@ -5,6 +5,7 @@ owners/{owner}/uploads/{upload_id}/parts/{part_id}    the bytes of a part
 owners/{owner}/uploads/{upload_id}/end.json           how it ended: created once, then the parts go
 """
 
+import asyncio
 import hashlib
 import json
 import time
@@ -14,11 +15,13 @@ from typing import Any, Literal, Self
 
 from obstore.store import ObjectStore
 
-from deployments.errors import InvalidOption, NotFound, TooLarge, UploadConflict
+from deployments.errors import InvalidOption, NotFound, StorageFailed, TooLarge, UploadConflict
 from pipelines import store as objects
 from pipelines.ids import is_id, new_id
-from serve_app.files import Files, Naming, StoredFile
+from serve_app.files import Files
 from serve_app.principal import Principal
+from serve_app.stored_file import Naming, StoredFile
+from serve_app.to_the_end import begun, shared, to_the_end
 
 State = Literal["pending", "completed", "cancelled", "expired"]
 
@@ -69,6 +72,7 @@ class Uploads:
         self._files = files
         self.max_part_bytes = max_part_bytes
         self._ttl_s = ttl_s
+        self._completing: dict[tuple[str, str, tuple[str, ...], str | None], asyncio.Task[Upload]] = {}
 
     async def begin(self, principal: Principal, naming: Naming, size_bytes: int) -> Upload:
         """Announce a file of exactly `size_bytes`. Raises TooLarge, StorageFull."""
@@ -123,7 +127,14 @@ class Uploads:
                 yield chunk
 
         self._files.require_room(limit_bytes)
-        await objects.put(self._store, f"{_below(principal, upload_id)}parts/{part_id}", counted())
+        path = f"{_below(principal, upload_id)}parts/{part_id}"
+        await objects.put(self._store, path, counted())
+        try:
+            await self.require_pending(principal, upload_id)
+        except (NotFound, UploadConflict):
+            # It ended or expired meanwhile, and its parts may have been removed before this one came.
+            await to_the_end(objects.delete(self._store, path))
+            raise
         return Part(part_id, size)
 
     async def complete(
@@ -131,9 +142,20 @@ class Uploads:
     ) -> Upload:
         """Put the parts together in this order and store the file; a completed upload is returned as it is.
 
+        The work goes on when the caller is cancelled, and a call that asks for the same meanwhile waits for the same.
         Raises NotFound, UploadConflict (the upload has ended, or the parts are not what was announced), InvalidOption
-        (an unknown part), and what `Files.add` raises: the parts are kept then.
+        (an unknown part), StorageFull and what `Files.add` raises: the upload is pending then and keeps its parts. Of
+        this and a cancel at the same time the first to end stands; when that is the cancel, UploadConflict is raised,
+        and a video that was stored by then is a file like any other.
         """
+        asked = (principal.owner, upload_id, tuple(part_ids), md5)
+        completing = self._completing.get(asked)
+        if completing is None:
+            completing = self._completing[asked] = begun(self._complete(principal, upload_id, part_ids, md5))
+            completing.add_done_callback(lambda _: self._completing.pop(asked))
+        return await shared(completing)
+
+    async def _complete(self, principal: Principal, upload_id: str, part_ids: Sequence[str], md5: str | None) -> Upload:
         upload = await self.get(principal, upload_id)
         if upload.state == "completed":
             return upload
@@ -146,43 +168,58 @@ class Uploads:
         announced = upload.announced
         if total != announced.size_bytes:
             raise UploadConflict(f"the parts must have {announced.size_bytes} bytes in all, as announced, got {total}")
-        digest = hashlib.md5(usedforsecurity=False)
+        self._files.require_room(total)
 
-        async def content() -> AsyncIterator[bytes]:
+        async def joined() -> AsyncIterator[bytes]:
             for part_id in filter(sizes.__getitem__, part_ids):
                 path = f"{_below(principal, upload_id)}parts/{part_id}"
                 async for chunk in objects.stream(self._store, path, 0, sizes[part_id]):
-                    digest.update(chunk)
                     yield chunk
-            if md5 is not None and digest.hexdigest() != md5.lower():
-                raise UploadConflict(f"the parts must have the MD5 sum {md5}, got {digest.hexdigest()}")
 
-        file = await self._files.add(principal, announced.naming, content())
+        content = joined() if md5 is None else _checked(joined(), md5)
+        try:
+            file = await self._files.add(principal, announced.naming, content)
+        except StorageFailed:
+            # Its parts cannot be read when it ended meanwhile, which is then what there is to say.
+            await self.require_pending(principal, upload_id)
+            raise
         await self._end(principal, upload_id, file.id)
-        return await self.get(principal, upload_id)
+        upload = await self.get(principal, upload_id)
+        if upload.state != "completed":
+            raise _not_pending(upload)
+        return upload
 
     async def cancel(self, principal: Principal, upload_id: str) -> Upload:
         """End the upload and remove its parts; a cancelled one stays as it is. Raises NotFound, UploadConflict."""
         upload = await self.get(principal, upload_id)
         if upload.state != "cancelled":
             _require_pending(upload)
-            await self._end(principal, upload_id, None)
+            await to_the_end(self._end(principal, upload_id, None))
             upload = await self.get(principal, upload_id)
+            if upload.state != "cancelled":
+                raise _not_pending(upload)
         return upload
 
     async def require_pending(self, principal: Principal, upload_id: str) -> Upload:
         """Return the owner's upload that still takes parts. Raises NotFound, UploadConflict."""
         return _require_pending(await self.get(principal, upload_id))
 
-    async def remove_if_over(self, principal: Principal, upload_id: str, now_s: float) -> State | None:
+    async def remove_if_over(
+        self, principal: Principal, upload_id: str, now_s: float
+    ) -> State | Literal["removed"] | None:
         """Remove every trace of an upload that expired before `now_s`, and the parts of one that has ended.
 
-        What it was stays known until it expires, for clients that ask again. Returns its state, None when it is gone.
+        What it was stays known until it expires, for clients that ask again.
+        Returns its state, None when there is none.
         """
+        if not is_id(upload_id, "upload"):
+            return None
         try:
             upload = await self.get(principal, upload_id)
         except NotFound:
-            return None  # removed meanwhile
+            # Removed, here or by another sweep; a part that came in while it was has nobody else to remove it.
+            await self._remove_parts(principal, upload_id)
+            return None
         over = upload.announced.expires_at <= now_s
         if over or upload.state != "pending":
             await self._remove_parts(principal, upload_id)
@@ -190,7 +227,7 @@ class Uploads:
             # What says that it was is removed last, so that a sweep that is cut off is taken up again.
             await objects.delete(self._store, f"{_below(principal, upload_id)}end.json")
             await objects.delete(self._store, f"{_below(principal, upload_id)}upload.json")
-        return None if over else upload.state
+        return "removed" if over else upload.state
 
     async def _end(self, principal: Principal, upload_id: str, file_id: str | None) -> None:
         end = json.dumps({"file_id": file_id}).encode()
@@ -202,10 +239,24 @@ class Uploads:
             await objects.delete(self._store, path)
 
 
+async def _checked(content: AsyncIterator[bytes], md5: str) -> AsyncIterator[bytes]:
+    """Yield the content; raise UploadConflict at its end unless it has this MD5 sum, in hexadecimal."""
+    digest = hashlib.md5(usedforsecurity=False)
+    async for chunk in content:
+        digest.update(chunk)
+        yield chunk
+    if digest.hexdigest() != md5.lower():
+        raise UploadConflict(f"the parts must have the MD5 sum {md5}, got {digest.hexdigest()}")
+
+
 def _require_pending(upload: Upload) -> Upload:
     if upload.state != "pending":
-        raise UploadConflict(f"the upload must be pending, got one that is {upload.state}")
+        raise _not_pending(upload)
     return upload
+
+
+def _not_pending(upload: Upload) -> UploadConflict:
+    return UploadConflict(f"the upload must be pending, got one that is {upload.state}")
 
 
 def _missing(upload_id: str) -> NotFound:

@@ -59,6 +59,8 @@ class ClipBatcher:
                     _fail(batch, error)
                     continue
                 for alone in batch:
+                    if alone.answer.done():
+                        continue  # its caller has gone since
                     try:
                         await self._answer([alone])
                     except Exception as own_error:

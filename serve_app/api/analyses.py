@@ -16,9 +16,9 @@ from serve_app.api.examples import ANALYSIS, CLIP, RESULT, RESULT_TEXTS, deleted
 from serve_app.api.files import REFUSED
 from serve_app.api.form import plain_name
 from serve_app.api.new_analysis import NewAnalysis
-from serve_app.files import Naming
 from serve_app.principal import Principal
 from serve_app.services import Services
+from serve_app.stored_file import Naming
 
 router = APIRouter(prefix="/v1/analyses", tags=["analyses"])
 

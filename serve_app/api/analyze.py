@@ -15,7 +15,7 @@ from serve_app.api.errors import ErrorAnswer
 from serve_app.api.files import REFUSED
 from serve_app.api.form import chunks, file_of, plain_name, read_form
 from serve_app.api.new_analysis import NewAnalysisOptions
-from serve_app.files import Naming
+from serve_app.stored_file import Naming
 
 router = APIRouter(prefix="/v1/analyze", tags=["analyses"])
 

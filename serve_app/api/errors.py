@@ -10,7 +10,7 @@ from fastapi.routing import APIRoute
 from pydantic import BaseModel, ConfigDict
 from starlette.exceptions import HTTPException
 
-from deployments.errors import AppError, StorageFailed
+from deployments.errors import AppError, StorageFailed, StorageFull
 from serve_app.api.examples import ERROR, shown
 
 
@@ -58,6 +58,8 @@ async def _app_error(request: Request, error: Exception) -> JSONResponse:
         # Its message names paths and addresses, which are for the log.
         request.state.reason = message
         message = "expected the storage to answer, got a failure: try again"
+        if isinstance(error, StorageFull):
+            message = "expected room in the storage, got too little: try again when there is more"
     headers = error.details.get("headers")
     return error_answer(
         request, error.http_status, message, error.code, param=error.details.get("param") or None, headers=headers

@@ -13,7 +13,7 @@ from serve_app.api.errors import ErrorAnswer
 from serve_app.api.examples import FILE, deleted, page_of, shown
 from serve_app.api.form import chunks, field_of, file_of, plain_name, read_form
 from serve_app.api.ranges import byte_range
-from serve_app.files import Naming, StoredFile
+from serve_app.stored_file import Naming, StoredFile
 
 router = APIRouter(prefix="/v1/files", tags=["files"])
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+import tempfile
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -9,8 +10,8 @@ from fastapi import Request
 from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
-from deployments.errors import InvalidInput, InvalidOption, SlowBody, TooLarge
-from pipelines.store import CHUNK_BYTES
+from deployments.errors import InvalidInput, InvalidOption, SlowBody, StorageFull, TooLarge
+from pipelines.store import CHUNK_BYTES, is_full
 from serve_app.api.bodies import IDLE_BODY_S
 
 _FORM_BYTES = 64 << 10
@@ -24,7 +25,8 @@ _MAX_FILENAME = 255
 async def read_form(request: Request, *, max_file_bytes: int) -> AsyncIterator[FormData]:
     """Give the form with its one file spooled to disk, which goes at the end.
 
-    Raises InvalidInput, TooLarge (at once where the length is announced, else while reading) and SlowBody.
+    Raises InvalidInput, TooLarge (at once where the length is announced, else while reading), SlowBody, and StorageFull
+    where the disk that bodies are spooled to has no room.
     """
     limit_bytes = max_file_bytes + _FORM_BYTES
     announced = request.headers.get("content-length", "")
@@ -40,6 +42,10 @@ async def read_form(request: Request, *, max_file_bytes: int) -> AsyncIterator[F
         raise InvalidInput(
             f"the body must be a form with one file, got one that cannot be read: {error.message}"
         ) from error
+    except OSError as error:
+        if not is_full(error):
+            raise
+        raise StorageFull(f"expected room for a request's body in {tempfile.gettempdir()}, got a full disk") from error
     try:
         yield form
     finally:

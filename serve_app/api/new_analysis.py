@@ -1,9 +1,10 @@
 """What a client may ask of an analysis, as JSON or as the fields of a form."""
 
 import json
-from typing import Annotated, Literal
+from collections.abc import Iterable
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator, model_validator
 
 from deployments.contracts import GenerationOptions
 from deployments.errors import InvalidOption
@@ -14,7 +15,20 @@ from pipelines.plan import SamplingOptions
 from serve_app.analyses.request import AnalysisOptions
 
 _MAX_METADATA_BYTES = 16_384
+_MAX_METADATA_DEPTH = 32
 _SAMPLING, _GENERATION = SamplingOptions.model_fields, GenerationOptions.model_fields
+
+
+def _require_shallow(value: Any) -> None:
+    level = [value]
+    for _ in range(_MAX_METADATA_DEPTH):
+        level = [inner for outer in level for inner in _inside(outer) if isinstance(inner, dict | list)]
+    if level:
+        raise ValueError(f"expected at most {_MAX_METADATA_DEPTH} levels of lists and objects, got more")
+
+
+def _inside(value: Any) -> Iterable[Any]:
+    return value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
 
 
 class NewAnalysisOptions(BaseModel):
@@ -50,12 +64,20 @@ class NewAnalysisOptions(BaseModel):
     ] = False
     metadata: Annotated[dict[str, JsonValue], Field(description="for your own use; kept as it is")] = {}
 
-    @model_validator(mode="after")
-    def _small(self) -> "NewAnalysisOptions":
-        size = len(json.dumps(self.metadata))
+    @field_validator("metadata", mode="before")
+    @classmethod
+    def _storable(cls, metadata: Any) -> Any:
+        # Before anything else looks at it: what is nested too deep can be written down, and never read again.
+        _require_shallow(metadata)
+        try:
+            size = len(json.dumps(metadata, ensure_ascii=False, allow_nan=False).encode())
+        except UnicodeEncodeError:
+            raise ValueError("expected text that can be written in UTF-8, got half a character") from None
+        except (ValueError, TypeError):
+            raise ValueError("expected numbers that JSON has, got NaN or an infinity") from None
         if size > _MAX_METADATA_BYTES:
-            raise ValueError(f"metadata must have at most {_MAX_METADATA_BYTES} bytes as JSON, got {size}")
-        return self
+            raise ValueError(f"expected at most {_MAX_METADATA_BYTES} bytes as JSON, got {size}")
+        return metadata
 
     def options(self, default_model: str) -> AnalysisOptions:
         """Return the options as the analysis knows them. Raises InvalidOption where two do not go together."""

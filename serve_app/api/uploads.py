@@ -11,7 +11,7 @@ from serve_app.api.errors import ErrorAnswer
 from serve_app.api.examples import PART, UPLOAD, shown
 from serve_app.api.files import ExpiresAfter, FileObject, Purpose, file_object, keep_s
 from serve_app.api.form import chunks, file_of, plain_name, read_form
-from serve_app.files import Naming
+from serve_app.stored_file import Naming
 from serve_app.uploads import Upload
 
 router = APIRouter(prefix="/v1/uploads", tags=["uploads"])

@@ -27,8 +27,9 @@ from serve_app.analyses.runner import Runner, RunnerSettings
 from serve_app.analyses.service import Analyses
 from serve_app.analyses.submission import MAX_QUEUED, Asked
 from serve_app.analyses.tally import Report
-from serve_app.files import Files, Naming, StoredFile
+from serve_app.files import Files
 from serve_app.principal import Principal, Role
+from serve_app.stored_file import Naming, StoredFile
 from tests.app.fakes import FakeModel
 
 ANN, BOB = Principal("ann", Role.ANALYST), Principal("bob", Role.ANALYST)

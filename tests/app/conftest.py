@@ -50,6 +50,10 @@ async def black_frames(runs: list[DecodeRun], *, decode_cpus: float) -> AsyncGen
 
 @pytest.fixture
 def decoded_in_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    decode_in_no_time(monkeypatch)
+
+
+def decode_in_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """Give each clip one black frame instead of the video's, without Ray."""
     monkeypatch.setattr(drive, "decoded_clips", black_frames)
 

@@ -70,6 +70,7 @@ class FakeServices:
         self.default_model = next(iter(infos), "none")
         self.statuses = list(statuses)
         self.error: Exception | None = None
+        self.lease_s = RunnerSettings().lease_s
         self.replicas = Replicas()
         self.upload_figures = UploadFigures(pending=None, counted_at=None)
         sources = StatsSources(
@@ -82,9 +83,8 @@ class FakeServices:
         models: dict[str, tuple[ModelInfo, Describer]] = {
             one.info.name: (one.info, self.model) for one in self.statuses
         }
-        runner = Runner(
-            self._store, models, Node("node", lambda: {"node": True}), RunnerSettings(poll_s=0.05, report_s=0.0)
-        )
+        settings = RunnerSettings(poll_s=0.05, report_s=0.0, lease_s=self.lease_s, beat_s=self.lease_s / 6)
+        runner = Runner(self._store, models, Node("node", lambda: {"node": True}), settings)
         running = asyncio.create_task(runner.run_forever())
         try:
             yield

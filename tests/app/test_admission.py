@@ -52,7 +52,8 @@ def test_every_route_is_counted_as_what_it_holds_a_place_for() -> None:
 
 async def ask(app: FastAPI, method: str, path: str, *messages: Any, headers: list[Any] | None = None) -> int:
     """Return the status that answers; a message may be awaitable, and behind the last one nothing ever comes."""
-    coming, statuses = iter(messages), []
+    coming = iter(messages)
+    statuses: list[int] = []
 
     async def receive() -> Any:
         message = next(coming, None)

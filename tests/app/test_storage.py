@@ -11,49 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from obstore.store import ObjectStore
 
-from deployments.errors import NotFound, StorageFull, TooLarge, UnreadableVideo
+from deployments.errors import NotFound, SourceNotFound, StorageFull, TooLarge, UnreadableVideo, UploadConflict
 from pipelines.ids import made_at_s
-from pipelines.store import create, get, open_store, put, sizes_below
-from pipelines.video import VideoInfo
+from pipelines.store import create, get, local_file, open_store, put, sizes_below
 from serve_app import files as files_module
 from serve_app.analyses.reports import Reporter, Reports
 from serve_app.analyses.tally import Tally
-from serve_app.files import Files, Naming
 from serve_app.janitor import Swept, sweep
 from serve_app.principal import Principal, Role
-from serve_app.uploads import Uploads
-
-ANN, BOB = Principal("ann", Role.ANALYST), Principal("bob", Role.ANALYST)
-NAMING = Naming("v.mp4")
-VIDEO = VideoInfo(1.0, 64, 48, 25.0, 0, "h264", False, 0.0)
-
-
-class House:
-    """Files and uploads in one store, with a prober that takes whatever begins with `video`."""
-
-    def __init__(self, store: ObjectStore, keep_s: int | None = None) -> None:
-        self.store = store
-        self.files = Files(store, self._probe, max_bytes=1000, keep_s=keep_s)
-        self.uploads = Uploads(store, self.files, max_part_bytes=100, ttl_s=600)
-
-    async def _probe(self, path: Path) -> VideoInfo:
-        await asyncio.sleep(0.01)
-        if not path.read_bytes().startswith(b"video"):
-            raise UnreadableVideo("no video")
-        return VIDEO
-
-    async def add(self, content: bytes, principal: Principal = ANN, naming: Naming = NAMING) -> files_module.StoredFile:
-        return await self.files.add(principal, naming, pieces(content))
-
-    async def kinds(self) -> list[str]:
-        return sorted(path.split("/")[2] for path in await sizes_below(self.store, "owners"))
-
-
-async def pieces(content: bytes) -> AsyncIterator[bytes]:
-    yield content
-
+from serve_app.stored_file import Naming
+from tests.app.file_house import ANN, BOB, NAMING, House, pieces
 
 Scenario = Callable[[House], Coroutine[Any, Any, None]]
 Play = Callable[..., None]
@@ -202,6 +170,128 @@ def test_the_report_of_a_runner_that_ended_is_removed_when_it_is_old(play: Play)
         assert await Reports(house.store).read() == []
 
     play(scenario)
+
+
+def test_a_source_that_was_deleted_meanwhile_is_told_as_such(s3_url: str) -> None:
+    async def run() -> None:
+        house = House(open_store(s3_url))
+        file = await house.add(b"video")
+        async with local_file(house.store, file.source) as path:
+            assert path.read_bytes() == b"video"
+        await house.files.delete(ANN, file.id)
+        with pytest.raises(SourceNotFound):
+            async with local_file(house.store, file.source):
+                pass
+
+    asyncio.run(run())
+
+
+def test_the_same_bytes_are_kept_for_the_longest_time_that_anybody_asked_for(play: Play) -> None:
+    async def scenario(house: House) -> None:
+        first = await house.add(b"video", naming=Naming("a", keep_s=600))
+        shorter = await house.add(b"video", naming=Naming("b", keep_s=60))
+        assert (shorter.id, shorter.expires_at) == (first.id, first.expires_at), "a shorter one takes nothing"
+        longer = await house.add(b"video", naming=Naming("c", keep_s=6000))
+        assert longer.id == first.id
+        assert longer.expires_at is not None
+        assert 6000 <= longer.expires_at - first.created_at <= 6060
+        assert (await house.files.page(ANN, after=None, limit=9, order="desc")).files == [longer]
+        assert await sweep(house.store, house.files, house.uploads, now_s=first.created_at + 5999.0) == Swept()
+        forever = await house.add(b"video")
+        assert (forever.id, forever.expires_at) == (first.id, None)
+        assert (await house.add(b"video", naming=Naming("d", keep_s=60))).expires_at is None
+        assert await house.files.get(ANN, first.id) == forever
+        await house.files.delete(ANN, first.id)
+        assert await house.kinds() == []
+
+    play(scenario)
+
+
+def test_a_file_is_deleted_without_the_marker_of_a_later_one(play: Play) -> None:
+    async def scenario(house: House) -> None:
+        file = await house.add(b"video")
+        marker = f"owners/ann/sha256/{file.sha256}"
+        await put(house.store, marker, b"file_" + b"0" * 24)
+        await house.files.delete(ANN, file.id)
+        assert await house.kinds() == ["sha256"]
+
+    play(scenario)
+
+
+def test_the_janitor_goes_on_past_what_it_cannot_read(play: Play) -> None:
+    async def scenario(house: House) -> None:
+        expired = await house.add(b"video", principal=BOB, naming=Naming("a", keep_s=60))
+        for path in (
+            "owners/a b/files/x.json",
+            "owners/ann/files/notes.txt",
+            f"owners/ann/files/file_{'0' * 24}.json",
+            "owners/ann/sources/no id at all",
+            "owners/bob/sources/no_id",
+            "owners/bob/uploads/odd/thing",
+            f"owners/bob/uploads/upload_{'0' * 24}/upload.json",
+        ):
+            await put(house.store, path, b"not what it should be")
+        assert await sweep(house.store, house.files, house.uploads, now_s=expired.created_at + 61.0) == Swept(files=1)
+        assert (await house.files.page(BOB, after=None, limit=9, order="asc")).files == []
+
+    play(scenario)
+
+
+def test_a_part_that_comes_while_its_upload_ends_is_nobody_s(play: Play) -> None:
+    async def scenario(house: House) -> None:
+        upload_id = (await house.uploads.begin(ANN, NAMING, 50)).announced.id
+
+        async def cancelled_meanwhile() -> AsyncIterator[bytes]:
+            yield b"vid"
+            await house.uploads.cancel(ANN, upload_id)
+            yield b"eo"
+
+        with pytest.raises(UploadConflict, match="got one that is cancelled"):
+            await house.uploads.add_part(ANN, upload_id, cancelled_meanwhile())
+        assert await sizes_below(house.store, f"owners/ann/uploads/{upload_id}/parts") == {}
+        # One whose writer died after its upload was swept.
+        await put(house.store, f"owners/ann/uploads/upload_{'0' * 24}/parts/part_0", b"late")
+        await sweep(house.store, house.files, house.uploads)
+        assert await house.kinds() == ["uploads", "uploads"], "the upload and how it ended"
+
+    play(scenario)
+
+
+def test_of_a_cancel_and_a_complete_the_first_to_end_stands(play: Play) -> None:
+    async def scenario(house: House) -> None:
+        upload_id = (await house.uploads.begin(ANN, NAMING, 5)).announced.id
+        part = await house.uploads.add_part(ANN, upload_id, pieces(b"video"))
+        completing = asyncio.create_task(house.uploads.complete(ANN, upload_id, [part.id]))
+        again = asyncio.create_task(house.uploads.complete(ANN, upload_id, [part.id]))
+        while "sources" not in await house.kinds():  # noqa: ASYNC110
+            await asyncio.sleep(0)
+        ended = await asyncio.gather(house.uploads.cancel(ANN, upload_id), completing, again, return_exceptions=True)
+        state = (await house.uploads.get(ANN, upload_id)).state
+        conflicts = [isinstance(one, UploadConflict) for one in ended]
+        assert conflicts == ([False, True, True] if state == "cancelled" else [True, False, False]), ended
+
+    play(scenario)
+
+
+def test_an_upload_is_joined_only_where_there_is_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario(house: House) -> None:
+        upload_id = (await house.uploads.begin(ANN, NAMING, 5)).announced.id
+        part = await house.uploads.add_part(ANN, upload_id, pieces(b"video"))
+        asked: list[int] = []
+
+        def require_room(wanted_bytes: int) -> None:
+            asked.append(wanted_bytes)
+            raise StorageFull("none")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(house.files, "require_room", require_room)
+            with pytest.raises(StorageFull):
+                await house.uploads.complete(ANN, upload_id, [part.id])
+        assert asked == [5], "for all of it, before a byte is copied"
+        assert (await house.uploads.get(ANN, upload_id)).parts == [part]
+        assert (await house.uploads.complete(ANN, upload_id, [part.id])).state == "completed"
+
+    asyncio.run(scenario(House(open_store(str(tmp_path)))))
 
 
 def test_a_nearly_full_disk_takes_nothing_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

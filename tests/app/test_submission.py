@@ -10,7 +10,7 @@ from pipelines import store as objects
 from serve_app.analyses import submission
 from serve_app.analyses.request import AnalysisOptions
 from serve_app.analyses.submission import Asked
-from serve_app.files import StoredFile
+from serve_app.stored_file import StoredFile
 from tests.app.analysis_house import ANN, House, Play, broken_store, once, queued
 
 pytestmark = [pytest.mark.timeout(60), pytest.mark.usefixtures("decoded_in_no_time")]

@@ -45,6 +45,23 @@ def test_clips_that_wait_together_go_in_together_and_no_batch_is_over_the_limit(
     asyncio.run(run())
 
 
+def test_a_clip_whose_caller_left_is_not_tried_alone_after_its_batch_failed() -> None:
+    async def run() -> None:
+        engine = Engine()
+        engine.gate.clear()
+        batcher = ClipBatcher(engine, VisionTuning(max_batch_clips=8, batch_wait_s=0.01))
+        bad, gone, good = (asyncio.create_task(batcher.describe(request(name))) for name in ("bad", "gone", "good"))
+        while not engine.calls:  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
+        gone.cancel()
+        engine.gate.set()
+        await asyncio.gather(bad, gone, good, return_exceptions=True)
+        assert good.result().text == "GOOD"
+        assert engine.calls == [["bad", "gone", "good"], ["bad"], ["good"]]
+
+    asyncio.run(run())
+
+
 def test_a_bad_clip_does_not_fail_its_neighbours() -> None:
     async def run() -> None:
         engine = Engine()

@@ -117,6 +117,57 @@ def test_a_caption_that_does_not_come_is_given_up_at_the_deadline() -> None:
     assert time.monotonic() - begun_s < 5.0
 
 
+class OneByOne:
+    """Answers in turn, each after so many seconds; the clip at second 99 never, and beside the line."""
+
+    def __init__(self, each_s: float) -> None:
+        self.each_s = each_s
+        self.turn = asyncio.Lock()
+
+    async def describe(self, request: DescribeRequest) -> Caption:
+        if request.frames.pts_s[0] == 99.0:
+            await asyncio.sleep(60)
+        async with self.turn:
+            await asyncio.sleep(self.each_s)
+        return Caption("A cat.", 12, 3, "stop")
+
+
+def clip_at(start_s: float) -> DecodedClip:
+    frames = FrameBatch(np.zeros((1, 28, 28, 3), np.uint8), np.array([start_s]))
+    return DecodedClip("video", ClipPlan(0, start_s, start_s + 1.0, (start_s,)), frames, None, decode_s=0.0)
+
+
+async def described_after(model: OneByOne, wait_s: float, start_s: float, deadline_s: float) -> ClipOutcome:
+    await asyncio.sleep(wait_s)
+    asked = DescribeOptions(prompt="What?", retry=QUICK, deadline_s=deadline_s)
+    return await describe_clip(clip_at(start_s), model, asked, random.Random(0), asyncio.Lock())
+
+
+def test_a_long_line_before_a_slow_model_is_waited_for() -> None:
+    async def run() -> None:
+        model = OneByOne(0.1)
+        outcomes = await asyncio.gather(*(described_after(model, 0.0, float(at), 0.3) for at in range(12)))
+        assert [outcome.error for outcome in outcomes] == [None] * 12, "four times the deadline for the last one"
+
+    asyncio.run(run())
+
+
+def test_a_clip_that_is_never_answered_is_given_up_whatever_goes_on_behind_it() -> None:
+    async def run() -> None:
+        model = OneByOne(0.05)
+        begun_s = time.monotonic()
+        lost = asyncio.create_task(described_after(model, 0.01, 99.0, 0.3))
+        others = [described_after(model, at * 0.05, float(at), 5.0) for at in range(24)]
+        behind = asyncio.gather(*others)
+        outcome = await lost
+        assert outcome.error is not None
+        assert outcome.error.code == "engine_failed"
+        assert 0.3 <= time.monotonic() - begun_s < 1.0, "the others went on for longer"
+        assert [one.error for one in await behind] == [None] * 24
+
+    asyncio.run(run())
+
+
 def test_a_clip_without_frames_never_reaches_the_model() -> None:
     describer = Scripted()
     lost = DecodedClip("video", PLAN, None, ClipError("poison_clip", "killed its decoder"), decode_s=1.0)

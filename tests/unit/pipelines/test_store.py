@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from obstore.store import MemoryStore
 
-from deployments.errors import InvalidInput, StorageFailed, UnreadableVideo
+from deployments.errors import InvalidInput, SourceNotFound, StorageFailed, UnreadableVideo
 from pipelines import store as objects
 from pipelines.store import local_file, open_store
 
@@ -85,6 +85,15 @@ def test_an_object_is_a_file_to_read(tmp_path: Path) -> None:
             async with local_file(store, "v/source") as path:
                 assert path.read_bytes() == b"pixels"
             assert path.exists() == (store is local), "a copy goes, the object stays"
+
+    asyncio.run(run())
+
+
+def test_an_object_that_was_deleted_is_no_failure_of_the_store() -> None:
+    async def run() -> None:
+        with pytest.raises(SourceNotFound, match="got none any more"):
+            async with local_file(MemoryStore(), "v/source"):
+                pass
 
     asyncio.run(run())
 
