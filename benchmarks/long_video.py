@@ -36,7 +36,7 @@ from pipelines.exports import FORMATS, export
 from pipelines.ids import new_id
 from pipelines.outcome import ClipOutcome, DecodedClip
 from pipelines.plan import SamplingOptions, cut_of, plan_clips
-from pipelines.video import VideoInfo
+from pipelines.video import ClipPlan, VideoInfo
 from serve_app.analyses.journal import Event
 from serve_app.analyses.lease import Node
 from serve_app.analyses.ledger import AnalysisLedger
@@ -165,9 +165,10 @@ async def in_turn(
     for _ in range(repeats):
         for step, count, taken_s in ((short, times, times_s[0]), (long, 1, times_s[1])):
             begun_s = clock()
-            for _ in range(count):
-                await step()
+            # Held, so that both fill as much memory, fresh from the system or not.
+            made = [await step() for _ in range(count)]
             taken_s.append(clock() - begun_s)
+            del made
     return Pair.of(*times_s, per)
 
 
@@ -180,8 +181,8 @@ async def planning(repeats: int) -> Pairs:
     """Time the runner's plan of 1 hour and of 12, a clip, and what a gateway asks of the plan at submission."""
 
     def plan(hours: float) -> Step:
-        async def step() -> None:
-            plan_clips(video(hours), SAMPLING, max_frames=MODEL.max_frames)
+        async def step() -> list[ClipPlan]:
+            return plan_clips(video(hours), SAMPLING, max_frames=MODEL.max_frames)
 
         return step
 
@@ -290,8 +291,8 @@ async def reading(house: House, repeats: int) -> Pairs:
         return step
 
     def exported(result: dict[str, Any], name: str) -> Step:
-        async def step() -> None:
-            export(result, name)
+        async def step() -> str:
+            return export(result, name)[0]
 
         return step
 

@@ -12,7 +12,7 @@ from serve_app.api.access import Analyst, Injected, Viewer
 from serve_app.api.errors import ErrorAnswer
 from serve_app.api.examples import FILE, deleted, page_of, shown
 from serve_app.api.form import chunks, field_of, file_of, plain_name, read_form
-from serve_app.api.ranges import byte_range
+from serve_app.api.ranges import byte_range, is_known
 from serve_app.stored_file import Naming, StoredFile
 
 router = APIRouter(prefix="/v1/files", tags=["files"])
@@ -197,7 +197,7 @@ async def file_content(file_id: str, request: Request, principal: Viewer, servic
     file = await services.files.get(principal, file_id)
     etag = f'"{file.sha256}"'
     headers = {"Accept-Ranges": "bytes", "ETag": etag, "X-Content-Type-Options": "nosniff"}
-    if etag in (known.strip() for known in request.headers.get("if-none-match", "").split(",")):
+    if is_known(request.headers.get("if-none-match"), etag):
         return Response(status_code=304, headers=headers)
     wanted = request.headers.get("range") if request.headers.get("if-range", etag) == etag else None
     part = byte_range(wanted, file.size_bytes)

@@ -1,9 +1,10 @@
-"""One byte range of a `Range` header (RFC 9110, section 14)."""
+"""Which bytes a download is to send, if any: `Range` and `If-None-Match` (RFC 9110, sections 14 and 13.1.2)."""
 
 import re
 
 from deployments.errors import RangeNotSatisfiable
 
+_TAG = re.compile(r'"[^"]*"')
 _ONE = re.compile(r"bytes=\s*(\d{0,18})-(\d{0,18})\s*")
 
 
@@ -27,3 +28,9 @@ def byte_range(header: str | None, size: int) -> tuple[int, int] | None:
             f"the range must lie within {size} bytes, got {header}", headers={"Content-Range": f"bytes */{size}"}
         )
     return start, end
+
+
+def is_known(if_none_match: str | None, etag: str) -> bool:
+    """Say whether the client has what the strong `etag` names; `*` is anything, and weak validators match as well."""
+    known = (if_none_match or "").strip()
+    return known == "*" or etag in _TAG.findall(known)

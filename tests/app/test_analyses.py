@@ -1,25 +1,21 @@
-"""`/v1/analyses` and its events over HTTP and WebSocket, with the decoder and the model made up."""
+"""`/v1/analyses` over HTTP, with the decoder and the model made up."""
 
 import csv
 import dataclasses
 import io
-import json
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
 from httpx2 import Response
-from starlette.websockets import WebSocketDisconnect
 
 from deployments.settings import VisionSettings
 from deployments.vision.catalog import model_info
 from deployments.vision.deployment import ModelStatus
 from pipelines.store import open_store
-from serve_app.api import events as events_module
 from serve_app.api.app import create_app
 from tests.app.fakes import FakeServices
 from tests.videos import write_video
@@ -196,72 +192,6 @@ def test_a_cancelled_analysis_says_what_it_did_not_see(http: TestClient, file_id
     assert http.post(f"/v1/analyses/{one}/cancel").json()["state"] == "cancelled"
     assert http.delete(f"/v1/analyses/{one}").json() == {"id": one, "object": "analysis", "deleted": True}
     assert http.get(f"/v1/analyses/{one}").status_code == 404
-
-
-def sse(text: str) -> list[tuple[int, str, dict[str, Any]]]:
-    """Read a stream of server-sent events: id, type, data."""
-    events = []
-    for block in text.split("\n\n"):
-        fields = dict(line.split(": ", 1) for line in block.splitlines() if not line.startswith((":", "retry")))
-        if fields:
-            events.append((int(fields["id"]), fields["event"], json.loads(fields["data"])))
-    return events
-
-
-def test_events_stream_until_the_end_and_resume_behind_any_id(http: TestClient, file_id: str) -> None:
-    one = accepted(http, file_id)
-    answer = http.get(f"/v1/analyses/{one}/events")
-    assert answer.headers["Content-Type"].startswith("text/event-stream")
-    live = sse(answer.text)
-    assert [number for number, _, _ in live] == list(range(1, CLIPS + 4))
-    assert [kind for _, kind, _ in live] == ["progress", *["clip"] * CLIPS, "summary", "done"]
-    assert live[-1][2]["status"] == "completed"
-    assert [passage["text"] for passage in live[-2][2]["passages"]] == ["0", "1", "2", "3"]
-    assert {data["text"] for _, kind, data in live if kind == "clip"} == {"0", "1", "2", "3"}
-    resumed = http.get(f"/v1/analyses/{one}/events", headers={"Last-Event-ID": "3"})
-    assert sse(resumed.text) == live[3:]
-    assert sse(http.get(f"/v1/analyses/{one}/events?after=4").text) == live[4:]
-    assert code(http.get("/v1/analyses/ana_0/events")) == (404, "not_found")
-
-
-def test_a_quiet_stream_says_that_it_is_alive(
-    http: TestClient, file_id: str, services: FakeServices, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(events_module, "KEEP_ALIVE_S", 0.05)
-    services.model.held = True
-    one = accepted(http, file_id)
-
-    def let_go() -> None:
-        time.sleep(0.5)
-        http.post(f"/v1/analyses/{one}/cancel")
-
-    with ThreadPoolExecutor(1) as pool:
-        pool.submit(let_go)
-        assert ": still here\n\n" in http.get(f"/v1/analyses/{one}/events").text
-
-
-def test_a_websocket_tells_the_same(http: TestClient, file_id: str) -> None:
-    one = accepted(http, file_id)
-    with http.websocket_connect(f"/v1/analyses/{one}/ws") as socket:
-        told = [socket.receive_json() for _ in range(CLIPS + 3)]
-        with pytest.raises(WebSocketDisconnect) as closed:
-            socket.receive_json()
-    assert closed.value.code == 1000
-    assert [event["id"] for event in told] == list(range(1, CLIPS + 4))
-    assert told[-1]["type"] == "done"
-    with http.websocket_connect(f"/v1/analyses/{one}/ws?after=4") as socket:
-        assert [socket.receive_json() for _ in told[4:]] == told[4:]
-        with pytest.raises(WebSocketDisconnect):
-            socket.receive_json()
-
-
-def test_a_websocket_to_what_is_not_ones_own_is_closed(http: TestClient, file_id: str) -> None:
-    one = accepted(http, file_id)
-    for path, headers in (("ana_0", {}), (one, {"Authorization": "Bearer bob viewer"})):
-        watching = http.websocket_connect(f"/v1/analyses/{path}/ws", headers=headers)
-        with watching as socket, pytest.raises(WebSocketDisconnect) as closed:
-            socket.receive_json()
-        assert closed.value.code == 4404
 
 
 def test_owners_see_only_their_analyses(http: TestClient, file_id: str) -> None:
