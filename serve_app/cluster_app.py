@@ -4,7 +4,9 @@ import contextlib
 import copy
 import logging
 import os
+import signal
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -104,6 +106,9 @@ def _connection(address: str, **options: Any) -> Iterator[str]:
     except (ConnectionError, RuntimeError, ValueError) as error:
         hint = "" if os.environ.get("RAY_AUTH_MODE") else "; one that asks for a token needs RAY_AUTH_MODE=token"
         raise ReplicaLost(f"expected a Ray cluster at {address}, got {_last_line(str(error))}{hint}") from error
+    if threading.current_thread() is threading.main_thread():
+        # Ray's own handler of SIGTERM takes Ray away under the feet of whoever uses it.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield f"http://{context.dashboard_url}"
     finally:

@@ -215,8 +215,8 @@ def test_a_sigterm_while_it_starts_leaves_no_process_and_says_so(tmp_path: Path)
     )
     try:
         me = psutil.Process(running.pid)
-        wait_until(lambda: any("raylet" in child.name() for child in me.children(recursive=True)), running)
-        time.sleep(3.0)  # Ray's own handler of the signal comes with its last step
+        # From here on Ray is up and the app is not.
+        wait_until(lambda: any("ServeController" in name for name in command_lines(me)), running)
         children = me.children(recursive=True)
         running.terminate()
         stdout, stderr = running.communicate(timeout=60)
@@ -226,6 +226,15 @@ def test_a_sigterm_while_it_starts_leaves_no_process_and_says_so(tmp_path: Path)
     assert stderr.splitlines()[-1].startswith("stopped at once")
     _, alive = psutil.wait_procs(children, timeout=30)
     assert [process.cmdline() for process in alive if process.is_running()] == []
+
+
+def command_lines(process: psutil.Process) -> list[str]:
+    """Return those of all its descendants."""
+    lines = []
+    for child in process.children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            lines.append(" ".join(child.cmdline()))
+    return lines
 
 
 def wait_until(reached: object, running: subprocess.Popen[str], deadline_s: float = 120.0) -> None:
