@@ -85,7 +85,7 @@ def serve(config: ConfigOption = None) -> None:
     sys.stderr.write(f"starting Ray and the app of {path} (models: {', '.join(args.models)})\n")
     try:
         left = _serve_until_stopped(content)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit):  # the latter is what Ray makes of a SIGTERM while it starts
         sys.stderr.write("stopped at once: what was in flight is cut off, analyses go on at the next start\n")
         raise typer.Exit(options.INTERRUPTED) from None
     cut = f"; {left} requests in flight were cut off after {DRAIN_S:g} s" if left else ""

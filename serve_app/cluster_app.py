@@ -4,6 +4,9 @@ import contextlib
 import copy
 import logging
 import os
+import signal
+import socket
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,7 +18,7 @@ from ray.dashboard.modules.serve.sdk import ServeSubmissionClient
 from ray.exceptions import RayError
 from ray.serve.exceptions import RayServeException
 
-from deployments.errors import ReplicaLost
+from deployments.errors import InvalidConfig, ReplicaLost
 from deployments.vision.client import APP_NAME
 from pipelines.ray_console import quiet_ray_console
 from serve_app.settings import GATEWAY
@@ -49,14 +52,29 @@ def local_app(config: dict[str, Any], *, http: bool) -> Iterator[LocalApp]:
     """Start a Ray on this machine, deploy the config on it, and stop both at the end.
 
     After an error or Ctrl-C Ray ends at once and takes the app with it; else the replicas end in order before that.
-    Raises ReplicaLost when the app does not come up within DEPLOY_DEADLINE_S.
+    Raises InvalidConfig before all that when HTTP cannot be served at the config's address, ReplicaLost when the app
+    does not come up within DEPLOY_DEADLINE_S.
     """
+    options = config.get("http_options") or {}
+    host, port = options.get("host", "127.0.0.1"), options.get("port", 8000)
+    if http:
+        _require_free(host, port)
     with _connection("local", include_dashboard=True) as dashboard_url:
         deploy(ServeSubmissionClient(dashboard_url), config, http=http)
-        options = config.get("http_options") or {}
-        api_url = f"http://{options.get('host', '127.0.0.1')}:{options.get('port', 8000)}" if http else None
+        api_url = f"http://{host}:{port}" if http else None
         yield LocalApp(api_url, dashboard_url, ray.get_runtime_context().gcs_address)
         serve.shutdown()
+
+
+def _require_free(host: str, port: int) -> None:
+    """Raise InvalidConfig where nobody can listen: Serve would only say so by not coming up."""
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # what a server that has just ended leaves is free
+        try:
+            probe.bind((host, port))
+        except (OSError, OverflowError) as error:
+            reason = getattr(error, "strerror", None) or str(error)
+            raise InvalidConfig(f"http_options must name a free address, got {host}:{port}: {reason}") from error
 
 
 def drain_gateways(deadline_s: float) -> int:
@@ -88,6 +106,9 @@ def _connection(address: str, **options: Any) -> Iterator[str]:
     except (ConnectionError, RuntimeError, ValueError) as error:
         hint = "" if os.environ.get("RAY_AUTH_MODE") else "; one that asks for a token needs RAY_AUTH_MODE=token"
         raise ReplicaLost(f"expected a Ray cluster at {address}, got {_last_line(str(error))}{hint}") from error
+    if threading.current_thread() is threading.main_thread():
+        # Ray's own handler of SIGTERM takes Ray away under the feet of whoever uses it.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield f"http://{context.dashboard_url}"
     finally:

@@ -1,5 +1,6 @@
 """What the `vidray` command refuses: one line on standard error, the right exit code, nothing left behind."""
 
+import socket
 import sys
 from pathlib import Path
 from typing import Any
@@ -83,6 +84,30 @@ def test_a_wrong_command_is_one_line_and_exit_code_2(
     code, line = refused(capsys, monkeypatch, *arguments)
     assert said in line
     assert code == USAGE
+
+
+def test_a_port_that_is_taken_is_one_line_before_ray_starts(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        config = {
+            "http_options": {"port": port},
+            "applications": [
+                {
+                    "name": "vidray",
+                    "import_path": "serve_app.app:build_app",
+                    "args": {"default_model": "demo", "models": {"demo": {}}},
+                }
+            ],
+        }
+        (folder / "serve_config.yaml").write_text(yaml.safe_dump(config))
+        monkeypatch.setattr(sys, "argv", ["vidray", "serve"])
+        code = run_command(app)
+    assert code == USAGE
+    said = capsys.readouterr().err.splitlines()
+    assert said[-1].startswith(f"error: http_options must name a free address, got 127.0.0.1:{port}: ")
+    assert len(said) == 2, "and the line that says what is started"
 
 
 def test_files_of_somebody_elses_are_not_overwritten(

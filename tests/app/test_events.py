@@ -128,7 +128,7 @@ def test_a_websocket_tells_the_same(http: TestClient, file_id: str) -> None:
     assert [event["id"] for event in told] == list(range(1, CLIPS + 4))
     assert told[-1]["type"] == "done"
     with http.websocket_connect(f"/v1/analyses/{one}/ws?after=4") as socket:
-        assert [socket.receive_json(), socket.receive_json()] == told[4:]
+        assert [socket.receive_json() for _ in told[4:]] == told[4:]
         assert close_code(socket) == 1000
 
 

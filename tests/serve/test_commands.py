@@ -209,6 +209,35 @@ def test_a_second_ctrl_c_stops_at_once_and_says_so(tmp_path: Path) -> None:
     assert [process.cmdline() for process in alive if process.is_running()] == []
 
 
+def test_a_sigterm_while_it_starts_leaves_no_process_and_says_so(tmp_path: Path) -> None:
+    (tmp_path / "serve_config.yaml").write_text(yaml.safe_dump(simulated_config(port=free_port())))
+    running = subprocess.Popen(
+        vidray("serve"), cwd=tmp_path, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        me = psutil.Process(running.pid)
+        # From here on Ray is up and the app is not.
+        wait_until(lambda: any("ServeController" in name for name in command_lines(me)), running)
+        children = me.children(recursive=True)
+        running.terminate()
+        stdout, stderr = running.communicate(timeout=60)
+    finally:
+        running.kill()
+    assert (running.returncode, stdout) == (130, "")
+    assert stderr.splitlines()[-1].startswith("stopped at once")
+    _, alive = psutil.wait_procs(children, timeout=30)
+    assert [process.cmdline() for process in alive if process.is_running()] == []
+
+
+def command_lines(process: psutil.Process) -> list[str]:
+    """Return those of all its descendants."""
+    lines = []
+    for child in process.children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            lines.append(" ".join(child.cmdline()))
+    return lines
+
+
 def wait_until(reached: object, running: subprocess.Popen[str], deadline_s: float = 120.0) -> None:
     assert callable(reached)
     give_up_s = time.monotonic() + deadline_s
