@@ -54,7 +54,7 @@ class SamplingOptions(BaseModel):
 
 
 class Cut(NamedTuple):
-    """So many `clips` that begin `step_s` apart from `begin_s` on, `length_s` long each; the last goes on to `end_s`."""
+    """So many `clips` that begin `step_s` apart from `begin_s` on, `length_s` long; the last goes on to `end_s`."""
 
     begin_s: float
     end_s: float
