@@ -54,13 +54,13 @@ class SamplingOptions(BaseModel):
 
 
 class Cut(NamedTuple):
-    """`count` clips that begin `step_s` apart from `begin_s` on, `length_s` long each; the last goes on to `end_s`."""
+    """So many `clips` that begin `step_s` apart from `begin_s` on, `length_s` long; the last goes on to `end_s`."""
 
     begin_s: float
     end_s: float
     length_s: float
     step_s: float
-    count: int
+    clips: int
 
 
 def cut_of(video: VideoInfo, options: SamplingOptions, *, max_frames: int) -> Cut:
