@@ -14,6 +14,9 @@ from serve_app.gateway import Gateway
 from serve_app.runner import AnalysisRunner
 from serve_app.settings import GATEWAY, MODEL, RUNNER, AppArgs
 
+_HEALTH_CHECK_PERIOD_S = 1.0
+"""A replica that died is replaced after at most so long; Serve's own default is ten seconds without it."""
+
 
 def build_app(args: AppArgs) -> Application:
     """Return the gateway bound to the runner and to one deployment per configured model.
@@ -31,5 +34,11 @@ def build_app(args: AppArgs) -> Application:
 
 
 def _deployment(cls: type[Any], name: str, max_ongoing_requests: int, **options: Any) -> Deployment:
-    deployment: Deployment = serve.deployment(cls, name=name, max_ongoing_requests=max_ongoing_requests, **options)  # type: ignore[assignment]
+    deployment: Deployment = serve.deployment(  # type: ignore[assignment]
+        cls,
+        name=name,
+        max_ongoing_requests=max_ongoing_requests,
+        health_check_period_s=_HEALTH_CHECK_PERIOD_S,
+        **options,
+    )
     return deployment

@@ -27,6 +27,9 @@ _RAY_ENVIRONMENT = {
     "MALLOC_ARENA_MAX": "2",
     "MALLOC_MMAP_THRESHOLD_": str(2**20),
     "MALLOC_TRIM_THRESHOLD_": str(2**20),
+    # A dead proxy answers nobody until the controller misses it: by default only after half a minute.
+    "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",
+    "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "2",
 }
 """What the processes of a Ray that is started here find in their environment, unless it says otherwise."""
 
