@@ -69,7 +69,10 @@ class Service:
             "deployments": [
                 {"name": "gateway", **none},
                 {"name": "runner", **none},
-                {"name": f"vision-{MODEL}", **none, "user_config": {"max_batch_clips": 1}},
+                *(
+                    {"name": f"vision-{model}", **none, "user_config": {"max_batch_clips": 1}}
+                    for model in self.args["models"]
+                ),
             ],
         }
         return {"http_options": {"host": "127.0.0.1", "port": self.port}, "applications": [app]}

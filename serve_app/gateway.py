@@ -54,6 +54,8 @@ class Gateway:
         self._sandbox = Sandbox()
         self._started_s = time.monotonic()
         self._upload_figures = UploadFigures(pending=None, counted_at=None)
+        self._untold = False
+        self._telling: asyncio.Task[None] | None = None
 
     def __serve_build_asgi_app__(self) -> Any:
         return create_app(self, behind_proxy=True)
@@ -102,12 +104,20 @@ class Gateway:
         return self._args.default_model
 
     async def _nudge(self) -> None:
-        try:
-            async with asyncio.timeout(_NUDGE_S):
-                await self._runner.nudge.remote()
-        except (TimeoutError, RayError, RayServeException) as error:
-            # It looks at the queue by itself soon.
-            logger.warning("runner cannot be told of new work", exc_info=error)
+        """Have the runner told; no client waits for that, and one call tells of all that came before it."""
+        self._untold = True
+        if self._telling is None or self._telling.done():
+            self._telling = asyncio.create_task(self._tell_runner())
+
+    async def _tell_runner(self) -> None:
+        while self._untold:
+            self._untold = False
+            try:
+                async with asyncio.timeout(_NUDGE_S):
+                    await self._runner.nudge.remote()
+            except (TimeoutError, RayError, RayServeException) as error:
+                # It looks at the queue by itself soon.
+                logger.warning("runner cannot be told of new work", exc_info=error)
 
     async def _sweep(self) -> None:
         every_s = self._args.storage.sweep_every_s
