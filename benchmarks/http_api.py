@@ -50,6 +50,7 @@ class Bench:
         self._for_s = for_s
         self._watchers = watchers
         self._file = service.upload(write_film("http-tiny", width=64, height=36, duration_s=10.0))
+        self._held = 0
         self.figures: Figures = {}
 
     def _new(self, model: str, **options: Any) -> dict[str, Any]:
@@ -62,6 +63,13 @@ class Bench:
         one = self._service.ask("POST", "/v1/analyses", json=self._new(model, **options))["id"]
         return f"/v1/analyses/{one}"
 
+    def _hold(self) -> str:
+        """Return the path of a new analysis that runs for ever."""
+        analysis = self._begin(HUNG)
+        self._wait(analysis, lambda one: one["state"] == "running")
+        self._held += 1
+        return analysis
+
     def _wait(self, analysis: str, holds: Callable[[dict[str, Any]], bool]) -> None:
         give_up_s = time.monotonic() + _DEADLINE_S
         while not holds(now := self._service.ask("GET", analysis)):
@@ -71,8 +79,7 @@ class Bench:
 
     def reads(self) -> dict[str, Bar]:
         """Status reads as fast as the service answers, of an analysis that runs and of one that is done."""
-        runs, done = self._begin(HUNG), self._begin(MODEL, clip_duration_s=0.1)
-        self._wait(runs, lambda one: one["state"] == "running")
+        runs, done = self._hold(), self._begin(MODEL, clip_duration_s=0.1)
         self._wait(done, lambda one: one["finished_at"] is not None)
         for name, path in (("running", runs), ("done, 100 clips", done)):
             looks = itertools.repeat(request("GET", path))
@@ -112,8 +119,7 @@ class Bench:
 
     def idle_watchers(self) -> dict[str, Bar]:
         """Status reads at an easy pace without and with many idle watchers, in turn."""
-        analysis = self._begin(HUNG)
-        self._wait(analysis, lambda one: one["state"] == "running")
+        analysis = self._hold()
         looks = itertools.repeat(request("GET", analysis))
         without, beside = Latencies(), Latencies()
         for _ in range(ROUNDS):
@@ -174,8 +180,8 @@ class Bench:
 
     def posts(self) -> dict[str, Bar]:
         """New analyses from many clients, while the runner has its hands full and they wait in the queue."""
-        for _ in range(AT_ONCE):
-            self._wait(self._begin(HUNG), lambda one: one["state"] == "running")
+        while self._held < AT_ONCE:
+            self._hold()
         new = (request("POST", "/v1/analyses", self._new(MODEL)) for _ in itertools.count())
         port = self._service.port
         calm = asyncio.run(paced(port, new, lines=CLIENTS, every_s=1.0, for_s=self._for_s, expect=202))
