@@ -29,6 +29,7 @@ from serve_app.janitor import Swept, sweep_forever
 from serve_app.principal import LOCAL, Principal
 from serve_app.replicas import count_replicas
 from serve_app.settings import MODEL, AppArgs
+from serve_app.short_calls import ShortCalls
 from serve_app.sources import Sources
 from serve_app.stats import Statistics, StatsSources
 from serve_app.storage import open_storage, until_in_use
@@ -58,7 +59,9 @@ class Gateway:
         self._telling: asyncio.Task[None] | None = None
 
     def __serve_build_asgi_app__(self) -> Any:
-        return create_app(self, behind_proxy=True)
+        app = create_app(self, behind_proxy=True)
+        app.add_middleware(ShortCalls)
+        return app
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
