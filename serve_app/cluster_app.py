@@ -22,7 +22,7 @@ _POLL_S = 0.1
 _RAY_ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     # Serve's proxy, a process of Ray's, holds whole request bodies. With a heap per thread it would keep most of them,
-    # and by default glibc keeps blocks up to the size of the largest one freed: this is `pipelines/native_heap.py`
+    # and by default glibc keeps blocks up to the size of the largest one freed: this is `deployments/native_heap.py`
     # for processes that are not ours.
     "MALLOC_ARENA_MAX": "2",
     "MALLOC_MMAP_THRESHOLD_": str(2**20),

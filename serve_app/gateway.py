@@ -15,10 +15,10 @@ from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
 from deployments.errors import AppError
+from deployments.native_heap import return_large_blocks, share_arenas
 from deployments.vision.catalog import model_info
 from deployments.vision.client import VisionClient
 from deployments.vision.deployment import ModelStatus
-from pipelines.native_heap import return_large_blocks, share_arenas
 from pipelines.sandbox import Sandbox
 from pipelines.video import VideoInfo
 from serve_app.analyses.service import Analyses
