@@ -29,9 +29,9 @@ class Sampler(threading.Thread):
         self.look()
 
 
-def roles() -> Iterator[tuple[int, str]]:
-    """Yield the process id and role of this process and of every descendant that has one."""
-    me = psutil.Process()
+def roles(pid: int | None = None) -> Iterator[tuple[int, str]]:
+    """Yield the process id and role of a process, by default this one, and of every descendant that has one."""
+    me = psutil.Process(pid)
     yield me.pid, "driver"
     for process in me.children(recursive=True):
         try:

@@ -22,8 +22,8 @@ from ray.exceptions import RayError
 
 from deployments.contracts import FrameBatch
 from deployments.errors import AppError, SourceChanged
+from deployments.native_heap import return_large_blocks
 from deployments.ray_errors import translate
-from pipelines.native_heap import return_large_blocks
 from pipelines.outcome import ClipError, DecodedClip
 from pipelines.sandbox import Sandbox
 from pipelines.source import Source, check_unchanged, inspect_source, shown

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, BinaryIO
 
 from deployments.errors import AppError
-from pipelines.native_heap import return_free_pages, return_large_blocks
+from deployments.native_heap import return_free_pages, return_large_blocks
 from pipelines.sandbox_pipe import EXIT_MEMORY, die_with_parent, limit_cpu, limit_process, patience
 from pipelines.video import ClipPlan
 

@@ -16,6 +16,8 @@ from serve_app.settings import GATEWAY, MODEL, RUNNER, AppArgs
 
 _STOP_POLL_S = 0.2
 """How often a replica that is to stop looks whether its requests have ended; it waits so long before the first look."""
+_HEALTH_CHECK_PERIOD_S = 1.0
+"""A replica that died is replaced after at most so long; Serve's own default is ten seconds without it."""
 
 
 def build_app(args: AppArgs) -> Application:
@@ -34,6 +36,12 @@ def build_app(args: AppArgs) -> Application:
 
 
 def _deployment(cls: type[Any], name: str, max_ongoing_requests: int, **options: Any) -> Deployment:
-    options |= {"max_ongoing_requests": max_ongoing_requests, "graceful_shutdown_wait_loop_s": _STOP_POLL_S}
-    deployment: Deployment = serve.deployment(cls, name=name, **options)  # type: ignore[assignment]
+    deployment: Deployment = serve.deployment(  # type: ignore[assignment]
+        cls,
+        name=name,
+        max_ongoing_requests=max_ongoing_requests,
+        graceful_shutdown_wait_loop_s=_STOP_POLL_S,
+        health_check_period_s=_HEALTH_CHECK_PERIOD_S,
+        **options,
+    )
     return deployment

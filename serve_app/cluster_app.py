@@ -29,11 +29,14 @@ _ANSWER_S = 5.0
 _RAY_ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     # Serve's proxy, a process of Ray's, holds whole request bodies. With a heap per thread it would keep most of them,
-    # and by default glibc keeps blocks up to the size of the largest one freed: this is `pipelines/native_heap.py`
+    # and by default glibc keeps blocks up to the size of the largest one freed: this is `deployments/native_heap.py`
     # for processes that are not ours.
     "MALLOC_ARENA_MAX": "2",
     "MALLOC_MMAP_THRESHOLD_": str(2**20),
     "MALLOC_TRIM_THRESHOLD_": str(2**20),
+    # A dead proxy answers nobody until the controller misses it: by default only after half a minute.
+    "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",
+    "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "2",
 }
 """What the processes of a Ray that is started here find in their environment, unless it says otherwise."""
 

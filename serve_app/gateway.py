@@ -14,10 +14,10 @@ from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
 from deployments.errors import AppError
+from deployments.native_heap import return_large_blocks, share_arenas
 from deployments.vision.catalog import model_info
 from deployments.vision.client import VisionClient
 from deployments.vision.deployment import ModelStatus
-from pipelines.native_heap import return_large_blocks, share_arenas
 from pipelines.probes import Probes
 from serve_app.analyses.service import Analyses
 from serve_app.api.app import create_app
@@ -29,6 +29,7 @@ from serve_app.principal import LOCAL, Principal
 from serve_app.replica_stop import until_stopping
 from serve_app.replicas import count_replicas
 from serve_app.settings import MODEL, AppArgs
+from serve_app.short_calls import ShortCalls
 from serve_app.sources import Sources
 from serve_app.stats import Statistics, StatsSources
 from serve_app.storage import open_storage, until_in_use
@@ -55,9 +56,13 @@ class Gateway:
         self._started_s = time.monotonic()
         self.draining = Draining()
         self._upload_figures = UploadFigures(pending=None, counted_at=None)
+        self._untold = False
+        self._telling: asyncio.Task[None] | None = None
 
     def __serve_build_asgi_app__(self) -> Any:
-        return create_app(self, admission=self._args.admission, behind_proxy=True)
+        app = create_app(self, admission=self._args.admission, behind_proxy=True)
+        app.add_middleware(ShortCalls)
+        return app
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -113,12 +118,20 @@ class Gateway:
         return self._args.default_model
 
     async def _nudge(self) -> None:
-        try:
-            async with asyncio.timeout(_NUDGE_S):
-                await self._runner.nudge.remote()
-        except (TimeoutError, RayError, RayServeException) as error:
-            # It looks at the queue by itself soon.
-            logger.warning("runner cannot be told of new work", exc_info=error)
+        """Have the runner told; no client waits for that, and one call tells of all that came before it."""
+        self._untold = True
+        if self._telling is None or self._telling.done():
+            self._telling = asyncio.create_task(self._tell_runner())
+
+    async def _tell_runner(self) -> None:
+        while self._untold:
+            self._untold = False
+            try:
+                async with asyncio.timeout(_NUDGE_S):
+                    await self._runner.nudge.remote()
+            except (TimeoutError, RayError, RayServeException) as error:
+                # It looks at the queue by itself soon.
+                logger.warning("runner cannot be told of new work", exc_info=error)
 
     async def _sweep(self) -> None:
         every_s = self._args.storage.sweep_every_s

@@ -10,8 +10,8 @@ from serve_app.principal import Principal, Role
 from serve_app.services import Services
 
 
-def get_services(request: Request) -> Services:
-    """Return what the app was made with."""
+async def get_services(request: Request) -> Services:
+    """Return what the app was made with. Async, because FastAPI calls plain functions in a thread each time."""
     services: Services = request.app.state.services
     return services
 

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.chaos import CLIP_S, CLIPS, IN_FLIGHT, analyse, running, timeline
+from benchmarks.chaos import CLIP_S, CLIPS, IN_FLIGHT, analyse, args_in, timeline
 from benchmarks.films import write_film
+from benchmarks.service import running
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(900)]
 
@@ -17,7 +18,7 @@ def test_a_killed_cluster_costs_nothing_but_time(tmp_path: Path) -> None:
     outcomes = []
     for name, kills in (("calm", 0), ("killed", 3)):
         (tmp_path / name).mkdir()
-        with running(tmp_path / name) as service:
+        with running(tmp_path / name, args_in(tmp_path / name)) as service:
             outcomes.append(analyse(service, film, kills, random.Random(1)))
     calm, killed = outcomes
     assert timeline(killed.result) == timeline(calm.result)

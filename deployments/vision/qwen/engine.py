@@ -7,6 +7,7 @@ import torch
 
 from deployments.contracts import Caption, DescribeRequest, FinishReason, GenerationOptions
 from deployments.errors import ClipRejected, EngineFailed, ModelLoadFailed
+from deployments.native_heap import keep_large_blocks
 from deployments.settings import VisionSettings
 from deployments.vision.qwen.encode import encode
 from deployments.vision.qwen.load import load_checkpoint
@@ -23,6 +24,7 @@ class TransformersEngine:
         self._stop_ids: frozenset[int] = frozenset()
 
     def load(self) -> None:
+        keep_large_blocks()
         self._model, self._tokenizer, self._dtype = load_checkpoint(self._settings)
         stop = self._model.generation_config.eos_token_id
         self._stop_ids = frozenset(stop if isinstance(stop, list) else [stop])

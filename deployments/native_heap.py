@@ -3,10 +3,13 @@
 import ctypes
 from functools import cache
 
+_TRIM_THRESHOLD = -1
 _MMAP_THRESHOLD = -3
 _ARENA_MAX = -8
 """mallopt's names for them, from glibc's malloc.h."""
 _LARGE_BYTES = 2**20
+_LARGEST_KEPT_BYTES = 32 * 2**20
+"""glibc's own bounds are up to this and twice this, where nothing else is said."""
 
 
 @cache
@@ -19,6 +22,17 @@ def return_large_blocks() -> None:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         mallopt(_MMAP_THRESHOLD, _LARGE_BYTES)
+
+
+def keep_large_blocks() -> None:
+    """From now on, keep blocks of up to 32 MiB when they are freed, whatever the environment says.
+
+    A model on a CPU needs the same ones again in each step: with fresh pages every time a clip took 13 % longer.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_MMAP_THRESHOLD, _LARGEST_KEPT_BYTES)
+        mallopt(_TRIM_THRESHOLD, 2 * _LARGEST_KEPT_BYTES)
 
 
 def share_arenas(most: int) -> None:
