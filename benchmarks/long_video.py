@@ -306,8 +306,8 @@ async def reading(house: House, repeats: int) -> Pairs:
         ),
     }
     for name in FORMATS:
-        steps = (exported(result, name) for result in results)
-        found[f"export as {name}, a clip"] = await by_clip(*steps, repeats * 3, time.thread_time)
+        short_step, long_step = (exported(result, name) for result in results)
+        found[f"export as {name}, a clip"] = await by_clip(short_step, long_step, repeats * 3, time.thread_time)
     return found
 
 
