@@ -305,8 +305,8 @@ async def reading(house: House, repeats: int) -> Pairs:
         ),
     }
     for name in FORMATS:
-        steps = (exported(result, name) for result in results)
-        found[f"export as {name}, a clip"] = await by_clip(*steps, repeats * 3, time.thread_time)
+        of_short, of_long = (exported(result, name) for result in results)
+        found[f"export as {name}, a clip"] = await by_clip(of_short, of_long, repeats * 3, time.thread_time)
     return found
 
 

@@ -10,7 +10,8 @@ from httpx2 import Response
 
 from pipelines.store import sizes_below
 from tests.app.fakes import MAX_PART_BYTES, FakeServices
-from tests.app.test_analyses import CLIPS, accepted, ask, code, file_id, http, services, sse, until_done, video
+from tests.app.test_analyses import CLIPS, accepted, ask, code, file_id, http, services, until_done, video
+from tests.app.test_events import sse
 
 __all__ = ["file_id", "http", "services", "video"]
 pytestmark = [pytest.mark.timeout(60), pytest.mark.usefixtures("decoded_in_no_time")]

@@ -163,7 +163,12 @@ def failing_behind(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def test_a_stream_that_the_store_fails_ends_and_goes_on_when_asked_again(
-    http: TestClient, services: FakeServices, store: ObjectStore, failing_behind: list[int], caplog: Any
+    http: TestClient,
+    services: FakeServices,
+    store: ObjectStore,
+    failing_behind: list[int],
+    caplog: Any,
+    monkeypatch: Any,
 ) -> None:
     one = done(store, 200)
     http.get(f"/v1/analyses/{one.id}")
@@ -173,7 +178,7 @@ def test_a_stream_that_the_store_fails_ends_and_goes_on_when_asked_again(
     async def as_looked(*_: Any) -> Any:
         return look
 
-    services.analyses.get = as_looked  # type: ignore[method-assign]
+    monkeypatch.setattr(services.analyses, "get", as_looked)
     failing_behind.append(50)
     answer = http.get(f"/v1/analyses/{one.id}/events")
     assert answer.status_code == 200
@@ -206,7 +211,7 @@ def test_one_connection_carries_so_much_and_the_next_one_the_rest(
     assert seen == list(range(1, 303))
     assert connections > 3
     told: list[int] = []
-    codes = []
+    codes: list[int] = []
     while not codes or codes[-1] == 1013:
         with http.websocket_connect(f"/v1/analyses/{one.id}/ws?after={told[-1] if told else 0}") as socket:
             while (message := socket.receive())["type"] == "websocket.send":
@@ -223,8 +228,8 @@ def test_a_websocket_has_a_line_in_the_log_with_its_request_id(
     one = done(store, 3)
     with caplog.at_level("INFO", "ray.serve.vidray.gateway"):
         with http.websocket_connect(f"/v1/analyses/{one.id}/ws?after=4", headers={"X-Request-ID": "mine"}) as socket:
-            assert socket.extra_headers is not None
-            assert (b"x-request-id", b"mine") in socket.extra_headers
+            headers: Any = socket.extra_headers
+            assert (b"x-request-id", b"mine") in headers
             socket.receive_json()
             assert close_code(socket) == 1000
         with http.websocket_connect("/v1/analyses/ana_0/ws") as socket:
@@ -238,14 +243,14 @@ def test_a_websocket_has_a_line_in_the_log_with_its_request_id(
 
 
 def test_a_bug_closes_a_websocket_and_is_logged(
-    http: TestClient, services: FakeServices, store: ObjectStore, caplog: pytest.LogCaptureFixture
+    http: TestClient, services: FakeServices, store: ObjectStore, caplog: Any, monkeypatch: Any
 ) -> None:
     one = done(store, 3)
 
     async def broken(*_: Any) -> Any:
         raise RuntimeError("a bug")
 
-    services.analyses.get = broken  # type: ignore[method-assign]
+    monkeypatch.setattr(services.analyses, "get", broken)
     with http.websocket_connect(f"/v1/analyses/{one.id}/ws") as socket:
         assert close_code(socket) == 1011
     failed = next(record for record in caplog.records if record.message == "request failed")
