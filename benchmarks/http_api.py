@@ -24,8 +24,8 @@ from benchmarks.service import MODEL, Service, running, simulated_args
 HUNG, FAST = "hung", "fast"
 """Models beside MODEL: one that never answers, so that an analysis stays where it is, and one that takes no time."""
 CLIENTS, READERS, WATCHERS, SLOW, PUNCTUAL = 50, 16, 1000, 50, 5
-AT_ONCE = 16
-"""Analyses that a runner works at; what comes after them waits in the queue."""
+AT_ONCE = 64
+"""Analyses that a runner has claimed at most; what comes after them waits in the queue."""
 CLIP_ENGINE_S = 0.05
 ROUNDS = 3
 READ_EVERY_S = 0.2

@@ -51,6 +51,12 @@ class Followed:
                 raise missing(analysis_id)
             return View(known.request, known.progress.copy())
 
+    def begin(self, request: AnalysisRequest) -> View:
+        """Return an analysis that was accepted just now, of which there is nothing to read yet."""
+        self._known[request.id] = _Known(request)
+        self._bound()
+        return View(request, Progress())
+
     def forget(self, analysis_id: str) -> None:
         self._known.pop(analysis_id, None)
 
@@ -65,9 +71,12 @@ class Followed:
         if known.request.owner != owner:
             raise missing(one)
         self._known.move_to_end(one)
+        self._bound()
+        return known
+
+    def _bound(self) -> None:
         while len(self._known) > _FOLLOWED:
             self._known.popitem(last=False)
-        return known
 
 
 def missing(analysis_id: str) -> NotFound:

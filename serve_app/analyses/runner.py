@@ -29,6 +29,8 @@ from serve_app.analyses.turns import Turns
 logger = logging.getLogger("ray.serve.vidray.runner")
 
 _LOOKS_AT_ONCE = 16
+_FULL_PAUSE_S = 0.2
+"""Between two looks at the queue while no slot is free: so late, at most, a cancelled analysis is stopped."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +117,9 @@ class Runner:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(self._settings.poll_s):
                         await self._wake.wait()
+                if not self._has_slot:
+                    # Each new analysis is told of, and the queue grows: it is not read again for every one.
+                    await asyncio.sleep(_FULL_PAUSE_S)
         finally:
             tasks = [work.task for work in self._running.values()]
             for task in tasks:
@@ -138,7 +143,8 @@ class Runner:
         for one in present.values():
             work = self._running.get(one.analysis_id)
             if work is None:
-                others.append(one)
+                if self._has_room(one):
+                    others.append(one)
             elif one.cancelled and one.round == work.claim.round:
                 work.run.cancel()
         if others:
@@ -156,9 +162,13 @@ class Runner:
             fields = {"analysis_id": one.analysis_id, "wait_s": self._backoff.failed(one)}
             logger.error("analysis cannot be taken", exc_info=error, extra=fields)
 
+    @property
+    def _has_slot(self) -> bool:
+        return len(self._running) < self._settings.at_once
+
     def _has_room(self, one: Waiting) -> bool:
         # To end a cancelled one costs next to nothing.
-        return one.cancelled or len(self._running) < self._settings.at_once
+        return one.cancelled or self._has_slot
 
     async def _take(self, one: Waiting, since_s: float) -> None:
         """Run the round, if it is free and can be run here."""

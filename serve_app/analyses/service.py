@@ -59,8 +59,8 @@ class Analyses:
         Raises NotFound (the file), UnknownModel, InvalidOption, AnalysisConflict (the key was used for something else),
         Overloaded, StorageFull, StorageFailed.
         """
-        request = await self._held(self._submissions.submit(principal, asked))
-        return await self.get(principal, request.id)
+        request, is_new = await self._held(self._submissions.submit(principal, asked))
+        return self._followed.begin(request) if is_new else await self.get(principal, request.id)
 
     @property
     def submitted(self) -> int:

@@ -71,8 +71,10 @@ class Submissions:
             raise UnknownModel(f"expected one of the models {known}, got {name!r}", param="model")
         return model
 
-    async def submit(self, principal: Principal, asked: Asked) -> AnalysisRequest:
-        """Record the analysis, or return the one that the key named first, even if its file is gone since.
+    async def submit(self, principal: Principal, asked: Asked) -> tuple[AnalysisRequest, bool]:
+        """Record the analysis, or find the one that the key named first, even if its file is gone since.
+
+        Return it, and whether it is new.
 
         Raises NotFound (the file), UnknownModel, InvalidOption, AnalysisConflict (the key was used for something else),
         Overloaded, StorageFull, StorageFailed.
@@ -81,7 +83,7 @@ class Submissions:
         if analysis_id is not None:
             request = await self._ledger(principal, analysis_id).request()
             if request is not None:
-                return request
+                return request, False
         self._files.require_room(0)
         await self._require_place()
         file = await self._files.get(principal, asked.file_id)
@@ -105,10 +107,11 @@ class Submissions:
             key_record=None if asked.key is None else _path(principal, asked.key),
         )
         stands = await self._ledger(principal, request.id).submit(request)
-        self.accepted += stands is request
-        self._queued += stands is request
+        is_new = stands is request
+        self.accepted += is_new
+        self._queued += is_new
         await self._nudge()
-        return stands
+        return stands, is_new
 
     async def _require_place(self) -> None:
         now_s = time.monotonic()

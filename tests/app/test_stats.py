@@ -234,6 +234,7 @@ def healthy(**changed: Any) -> Stats:
     example = Stats.model_json_schema()["examples"][0]
     figures = Stats.model_validate(example).model_dump()
     figures["storage"] = {"kind": "local", "free_bytes": STORAGE_LOW_BYTES, "admitting": True}
+    figures["models"][0] |= {"state": "ready", "error": None}
     figures["alerts"] = []
     for path, value in changed.items():
         *parents, last = path.split("__")
