@@ -21,8 +21,8 @@ from benchmarks.process_memory import roles, sizes_mib
 from benchmarks.results_file import Bar, table, write_result
 from benchmarks.service import MODEL, Service, running, simulated_args
 
-HUNG, FAST = "hung", "fast"
-"""Models beside MODEL: one that never answers, so that an analysis stays where it is, and one that takes no time."""
+HUNG = "hung"
+"""A model beside MODEL that never answers, so that an analysis stays where it is."""
 CLIENTS, READERS, WATCHERS, SLOW, PUNCTUAL = 50, 16, 1000, 50, 5
 AT_ONCE = 64
 """Analyses that a runner has claimed at most; what comes after them waits in the queue."""
@@ -35,11 +35,10 @@ Figures = dict[str, dict[str, float]]
 
 
 def args_in(folder: Path) -> dict[str, Any]:
-    """Return the app's arguments with the three models."""
+    """Return the app's arguments with both models."""
     args = simulated_args(folder, clip_engine_s=CLIP_ENGINE_S, in_flight=2 * AT_ONCE)
     hung = {"engine": "simulated", "simulated": {"failures": [{"kind": "hang"}]}}
-    fast = {"engine": "simulated", "simulated": {"frame_s": 0.0}}
-    return args | {"models": args["models"] | {HUNG: hung, FAST: fast}}
+    return args | {"models": args["models"] | {HUNG: hung}}
 
 
 class Bench:
@@ -146,12 +145,11 @@ class Bench:
         found.client_cpu_s += more.client_cpu_s
 
     def slow_watchers(self) -> dict[str, Bar]:
-        """A punctual watcher beside many that take nothing of a long journal; what that costs the service's memory."""
-        long = self._service.upload(write_film("http-tiny-20s", width=64, height=36, duration_s=20.0))
+        """A punctual watcher beside many that take nothing of what comes; what that costs the service's memory."""
         before_mib = self._memory_mib()
         late = {}
         for name, count in (("without", 0), (f"beside {SLOW}", SLOW)):
-            analysis = self._begin(FAST, file_id=long, clip_duration_s=0.04)
+            analysis = self._begin(MODEL, clip_duration_s=0.05)
             late[name], told = asyncio.run(self._watch_beside_slow(analysis, count))
             self.figures[f"event to a watcher {name} slow ones"] = {
                 "events": len(late[name]),

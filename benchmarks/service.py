@@ -75,7 +75,11 @@ class Service:
                 ),
             ],
         }
-        return {"http_options": {"host": "127.0.0.1", "port": self.port}, "applications": [app]}
+        return {
+            "http_options": {"host": "127.0.0.1", "port": self.port},
+            "logging_config": {"encoding": "JSON", "enable_access_log": False},  # as serve_config.yaml has it
+            "applications": [app],
+        }
 
     @property
     def url(self) -> str:

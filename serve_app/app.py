@@ -20,6 +20,12 @@ _HEALTH_CHECK_PERIOD_S = 1.0
 """A replica that died is replaced after at most so long; Serve's own default is ten seconds without it."""
 
 
+_LOGGING = {
+    "encoding": "JSON",  # the fields of our lines are in it; plain text would leave them out
+    "enable_access_log": False,  # the gateway's own has the owner and the route, and each line costs
+}
+
+
 def build_app(args: AppArgs) -> Application:
     """Return the gateway bound to the runner and to one deployment per configured model.
 
@@ -42,6 +48,7 @@ def _deployment(cls: type[Any], name: str, max_ongoing_requests: int, **options:
         max_ongoing_requests=max_ongoing_requests,
         graceful_shutdown_wait_loop_s=_STOP_POLL_S,
         health_check_period_s=_HEALTH_CHECK_PERIOD_S,
+        logging_config=_LOGGING,
         **options,
     )
     return deployment

@@ -27,6 +27,10 @@ DEPLOY_DEADLINE_S = 300.0
 _POLL_S = 0.1
 _ANSWER_S = 5.0
 _RAY_ENVIRONMENT = {
+    # Serve writes its logs into files of the session; a second copy on a stderr that nobody sees costs as much.
+    "RAY_SERVE_LOG_TO_STDERR": "0",
+    # Nothing of ours blocks its event loop, so that routing needs no thread of its own: a call costs less without.
+    "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
     # Serve's proxy, a process of Ray's, holds whole request bodies. With a heap per thread it would keep most of them,
     # and by default glibc keeps blocks up to the size of the largest one freed: this is `deployments/native_heap.py`

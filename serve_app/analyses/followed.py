@@ -1,6 +1,8 @@
 """The analyses that a gateway remembers: a look at one of them reads what is new in its journal, and no more."""
 
 import asyncio
+import math
+import time
 from collections import OrderedDict
 from dataclasses import dataclass, field
 
@@ -13,6 +15,8 @@ from serve_app.analyses.progress import Progress
 from serve_app.analyses.request import AnalysisRequest
 
 _FOLLOWED = 2048
+_SEEN_S = 1.0
+"""What was there is taken to be there for so long: a deletion at another gateway shows after at most that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,9 +27,11 @@ class View:
     progress: Progress
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Known:
     request: AnalysisRequest
+    seen_s: float = -math.inf
+    """When it was last seen to be there, by the monotonic clock."""
     progress: Progress = field(default_factory=Progress)
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
@@ -46,9 +52,14 @@ class Followed:
             async for events in ledger.journal.behind(last_id):
                 known.progress.take(events)
             # Another gateway may have deleted it; then there is never anything new.
-            if known.progress.last_id == last_id and not await ledger.exists():
-                self.forget(analysis_id)
-                raise missing(analysis_id)
+            now_s = time.monotonic()
+            if known.progress.last_id != last_id:
+                known.seen_s = now_s
+            elif now_s - known.seen_s >= _SEEN_S:
+                if not await ledger.exists():
+                    self.forget(analysis_id)
+                    raise missing(analysis_id)
+                known.seen_s = now_s
             return View(known.request, known.progress.copy())
 
     def begin(self, request: AnalysisRequest) -> View:

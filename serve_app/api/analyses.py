@@ -160,10 +160,12 @@ async def list_analyses(
     return AnalysisList(data=data, first_id=first, last_id=last, has_more=page.has_more)
 
 
-@router.get("/{analysis_id}", responses=_MISSING)
-async def get_analysis(analysis_id: str, principal: Viewer, services: Injected) -> AnalysisObject:
+@router.get("/{analysis_id}", responses=_MISSING, response_model=AnalysisObject)
+async def get_analysis(analysis_id: str, principal: Viewer, services: Injected) -> Response:
     """Show an analysis with its progress."""
-    return analysis_object(await services.analyses.get(principal, analysis_id))
+    shown = analysis_object(await services.analyses.get(principal, analysis_id))
+    # It is polled: FastAPI would validate what it has just been given.
+    return Response(shown.model_dump_json(), media_type="application/json")
 
 
 @router.get("/{analysis_id}/clips", responses=_MISSING)

@@ -18,10 +18,11 @@ from serve_app.services import Services
 from serve_app.settings import AdmissionSettings
 
 ROUTERS = (
+    # Routes are tried in turn: what is polled comes first.
+    analyses.router,
     health.router,
     files.router,
     uploads.router,
-    analyses.router,
     analyze.router,
     events.router,
     stats.router,
