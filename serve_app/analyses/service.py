@@ -198,8 +198,8 @@ class Analyses:
         if not view.progress.done:
             state = view.progress.state
             raise AnalysisConflict(f"expected an analysis that is done, got one that is {state}: cancel it first")
-        await self._held(self._ledger(principal, analysis_id).delete())
         self._followed.forget(analysis_id)
+        await self._held(self._ledger(principal, analysis_id).delete())
 
     async def _held(self, work: Coroutine[Any, Any, _Done]) -> _Done:
         """Do it to the end, also when the client goes away meanwhile."""

@@ -12,6 +12,7 @@ from obstore.store import LocalStore, ObjectStore
 from deployments.errors import AnalysisConflict, NotFound, StorageFailed
 from pipelines import store as objects
 from pipelines.store import open_store
+from serve_app.analyses import followed
 from serve_app.analyses import watch as watch_module
 from serve_app.analyses.journal import Event, Journal
 from serve_app.analyses.service import Analyses
@@ -22,6 +23,12 @@ from tests.app.made_up import COVERAGE, MODEL, Analysis
 pytestmark = pytest.mark.timeout(60)
 ANN, BOB = Principal("ann", Role.ANALYST), Principal("bob", Role.ANALYST)
 Play = Callable[[Callable[[ObjectStore], Coroutine[Any, Any, None]]], None]
+
+
+@pytest.fixture(autouse=True)
+def seen_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each look asks whether the analysis is still there."""
+    monkeypatch.setattr(followed, "_SEEN_S", 0.0)
 
 
 async def _no_probe(_: Path) -> Any:
@@ -269,6 +276,23 @@ def test_what_another_gateway_deleted_is_gone_here_too(play: Play) -> None:
         assert (await here.page(ANN, after=None, limit=10)).views == []
         with pytest.raises(NotFound):
             await ids(here.events(ANN, one.id, after=0))
+
+    play(scenario)
+
+
+def test_what_was_there_just_now_is_not_asked_for_again(play: Play, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(followed, "_SEEN_S", 60.0)
+
+    async def scenario(store: ObjectStore) -> None:
+        one = await Analysis(store, clips=3).whole()
+        service = gateway(store)
+        await service.get(ANN, one.id)
+        requests = Requests(monkeypatch)
+        await service.get(ANN, one.id)
+        assert requests.take().total() == 1, "the next event"
+        await service.delete(ANN, one.id)
+        with pytest.raises(NotFound):
+            await service.get(ANN, one.id)
 
     play(scenario)
 
