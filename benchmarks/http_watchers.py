@@ -21,11 +21,17 @@ _SMALL_BUFFER_BYTES = 4096
 
 
 async def by_websocket(port: int, analysis: str) -> list[float]:
-    """Follow an analysis to its end; return by how many seconds each event came later than its `at_s`."""
+    """Follow an analysis to its end; return by how many seconds each event came later than its `at_s`.
+
+    What happened before the watcher was there is the past, and does not count.
+    """
     late_s = []
     async with asyncio.timeout(_DEADLINE_S), _websocket(port, analysis) as socket:
+        there_s = time.time()
         async for message in socket:
-            late_s.append(time.time() - json.loads(message)["at_s"])
+            at_s = json.loads(message)["at_s"]
+            if at_s >= there_s:
+                late_s.append(time.time() - at_s)
     return late_s
 
 
@@ -35,12 +41,14 @@ async def by_sse(port: int, analysis: str) -> list[float]:
     line = await Line.open(port)
     try:
         stream = await line.stream(f"{analysis}/events")
+        there_s = time.time()
         async with asyncio.timeout(_DEADLINE_S):
             while True:
                 said = await stream.readline()
                 if said.startswith(b"data: "):
                     event = json.loads(said[6:])
-                    late_s.append(time.time() - event["at_s"])
+                    if event["at_s"] >= there_s:
+                        late_s.append(time.time() - event["at_s"])
                     if "coverage" in event:  # of `done` alone
                         return late_s
                 if not said:

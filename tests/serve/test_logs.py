@@ -13,9 +13,9 @@ from tests.ray_cluster import Cluster, simulated_config
 
 def lines_of(request_id: str) -> list[str]:
     """Return the lines of the session's Serve logs that hold the id."""
-    [node] = ray.nodes()
-    logs = Path(ray._private.worker._global_node.get_logs_dir_path()) / "serve"
-    assert node["Alive"]
+    node = ray._private.worker._global_node
+    assert node is not None
+    logs = Path(node.get_logs_dir_path()) / "serve"
     return [line for path in logs.glob("*.log") for line in path.read_text().splitlines() if request_id in line]
 
 
