@@ -4,6 +4,7 @@ import json
 import time
 import uuid
 from pathlib import Path
+from typing import Any
 
 import httpx2
 import ray
@@ -13,8 +14,7 @@ from tests.ray_cluster import Cluster, simulated_config
 
 def lines_of(request_id: str) -> list[str]:
     """Return the lines of the session's Serve logs that hold the id."""
-    node = ray._private.worker._global_node
-    assert node is not None
+    node: Any = ray._private.worker._global_node
     logs = Path(node.get_logs_dir_path()) / "serve"
     return [line for path in logs.glob("*.log") for line in path.read_text().splitlines() if request_id in line]
 
