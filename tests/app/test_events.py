@@ -2,8 +2,9 @@
 
 import asyncio
 import json
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -241,6 +242,26 @@ def test_a_websocket_has_a_line_in_the_log_with_its_request_id(
     assert first["took_s"] >= 0
     assert second["status"] == 4404
     assert len(second["request_id"]) == 32
+
+
+def test_a_watcher_cancelled_while_it_leaves_is_no_failure(
+    http: TestClient, services: FakeServices, store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = done(store, 3)
+    over = threading.Event()
+
+    async def slow_to_end(*_: Any, **__: Any) -> AsyncIterator[list[Event]]:
+        try:
+            yield [Event(1, "progress", 0.0, {})]
+            await asyncio.Event().wait()
+        finally:
+            await asyncio.sleep(0.3)  # leaving the `with` cancels the app while it is here
+            over.set()
+
+    monkeypatch.setattr(services.analyses, "events", slow_to_end)
+    with http.websocket_connect(f"/v1/analyses/{one.id}/ws") as socket:
+        assert socket.receive_json()["type"] == "progress"
+    assert over.wait(10)
 
 
 def test_a_bug_closes_a_websocket_and_is_logged(
