@@ -109,7 +109,7 @@ def analyse(service: Service, film: Path, role: str | None, kills: int, rng: ran
     resumed_s: list[float] = []
     with calling(PatientClients(service.url, here, body, service.mark)) as calls:
         if role is not None:
-            resumed_s = [_kill(service, role, rng) for _ in range(kills)]
+            resumed_s = [_kill(service, role, calls, rng) for _ in range(kills)]
         while (now := service.ask("GET", here))["finished_at"] is None:
             if time.monotonic() - begun_s > _DEADLINE_S * (kills + 1):
                 raise RuntimeError(f"expected an analysis that ends, got {now['progress']}")
@@ -119,8 +119,13 @@ def analyse(service: Service, film: Path, role: str | None, kills: int, rng: ran
     return Disturbed(result, service.events(here), service.engine_calls, len(resumed_s), calls, took_s, resumed_s)
 
 
-def _kill(service: Service, role: str, rng: random.Random) -> float:
-    """Kill one process of the role while clips come in; return the seconds to the next outcome."""
+def _kill(service: Service, role: str, calls: Calls, rng: random.Random) -> float:
+    """Kill one process of the role while clips come in and clients are answered; return the seconds to the next outcome.
+
+    Without the answer a successor could be killed before it ever served, and two outages would count as one.
+    """
+    answered = calls.good
+    _wait(lambda: calls.good > answered, "a good answer")
     before = service.outcomes
     _wait(lambda: service.outcomes > before, "a clip to come in")
     time.sleep(rng.uniform(0.0, 1.0))

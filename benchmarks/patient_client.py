@@ -25,6 +25,8 @@ class Calls:
     """What became of all calls."""
 
     made: int = 0
+    good: int = 0
+    """Calls with a good answer."""
     tried_again: int = 0
     """Attempts beyond the first one."""
     failed: dict[str, int] = field(default_factory=dict)
@@ -67,6 +69,7 @@ class PatientClients:
             self.calls.made += 1
             if await self._call(http, method, url, options):
                 now_s = time.monotonic()
+                self.calls.good += 1
                 self.calls.longest_gap_s = max(self.calls.longest_gap_s, now_s - self._good_s)
                 self._good_s = now_s
             await asyncio.sleep(_PAUSE_S)
