@@ -92,7 +92,7 @@ _PART_BODY = {
 
 @router.post("", status_code=201, responses=_ROOM)
 async def create_upload(asked: NewUpload, principal: Analyst, services: Injected) -> UploadObject:
-    """Announce a video that is to be sent in parts of at most 64 MiB."""
+    """Announce a video that is to be sent in parts of at most 64 MiB; parts of 4 MiB cost the service least memory."""
     naming = Naming(plain_name(asked.filename), asked.purpose, keep_s(asked.expires_after))
     return _upload_object(await services.uploads.begin(principal, naming, asked.bytes))
 
