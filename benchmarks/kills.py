@@ -120,7 +120,7 @@ def analyse(service: Service, film: Path, role: str | None, kills: int, rng: ran
 
 
 def _kill(service: Service, role: str, calls: Calls, rng: random.Random) -> float:
-    """Kill one process of the role while clips come in and clients are answered; return the seconds to the next outcome.
+    """Kill one process of the role while clips come in and clients are answered; return the seconds to the next clip.
 
     Without the answer a successor could be killed before it ever served, and two outages would count as one.
     """

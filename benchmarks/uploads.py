@@ -40,8 +40,8 @@ _PIECE_BYTES = 256 << 10
 _SWEEP_S, _SETTLE_S = 2.0, 20.0
 _PROCESSES = {"proxy": "ray ProxyActor", "gateway": "replica gateway"}
 _KINDS = {"PSS": "Pss", "RSS": "Rss", "private": "Private_Dirty"}
-"""What is read of a process. The bar is on RSS, the strictest: the proxy hands bodies to the gateway through Ray's object
-store, whose pages RSS counts in both processes, PSS once among all who map them, and private memory in neither."""
+"""What is read of a process. The bar is on RSS, the strictest: the proxy hands bodies to the gateway through Ray's
+object store, whose pages RSS counts in both processes, PSS once among all who map them, private memory in neither."""
 
 Sizes = dict[str, dict[str, float]]
 """MiB by process (`both`: the sum) and kind of memory."""

@@ -24,6 +24,7 @@ from deployments.contracts import FrameBatch
 from deployments.errors import AppError, SourceChanged
 from deployments.native_heap import return_large_blocks
 from deployments.ray_errors import translate
+from pipelines.node_copy import node_copy
 from pipelines.outcome import ClipError, DecodedClip
 from pipelines.sandbox import Sandbox
 from pipelines.source import Source, check_unchanged, inspect_source, shown
@@ -53,27 +54,32 @@ _ROW = pa.schema(
 class DecodeRun:
     """Neighbouring clips of a video that one task decodes, at `width` x `height` pixels; `stamp` is the file's.
 
-    Errors call the file by `filename`: that of its path may be one that no client has ever heard of.
+    With a `store`, pickled, `path` is that of an object of so many `bytes`, which each node fetches for itself. Errors
+    call the file by `filename`: that of its path may be one that no client has ever heard of.
     """
 
     video: str
     path: str
     filename: str
-    stamp: str
+    stamp: str | None
     decoder: DecoderName
     width: int
     height: int
     clips: tuple[ClipPlan, ...]
+    store: bytes | None = None
+    bytes: int = 0
 
 
 def split_runs(
     video: str, source: Source, clips: Sequence[ClipPlan], size: tuple[int, int], decoder: DecoderName
 ) -> list[DecodeRun]:
     """Cut a video's clips, in order, into runs of at most RUN_CLIPS."""
-    return [
-        DecodeRun(video, source.path, source.filename, source.stamp, decoder, *size, tuple(clips[at : at + RUN_CLIPS]))
-        for at in range(0, len(clips), RUN_CLIPS)
-    ]
+    # A pickled store names its place; its keys are those of the environment it is loaded in.
+    store = None if source.store is None else pickle.dumps(source.store)
+    whole = DecodeRun(
+        video, source.path, source.filename, source.stamp, decoder, *size, tuple(clips), store, source.bytes
+    )
+    return [replace(whole, clips=whole.clips[at : at + RUN_CLIPS]) for at in range(0, len(clips), RUN_CLIPS)]
 
 
 async def decoded_clips(runs: Sequence[DecodeRun], *, decode_cpus: float = 1.0) -> AsyncGenerator[DecodedClip, None]:
@@ -157,19 +163,28 @@ def _inspect(batch: pa.Table) -> pa.Table:
 def _decode_run(batch: pa.Table) -> Iterator[pa.Table]:
     """Decode one run (1 row) in this worker's sandbox."""
     for run in batch.to_pylist():
-        clips = [ClipPlan(**{**clip, "sample_times_s": tuple(clip["sample_times_s"])}) for clip in run["clips"]]
-        size = (run["width"], run["height"])
         path = os.fsdecode(run["path"])
-        begun_s = time.perf_counter()
-        for clip, decoded in _worker_sandbox().decode(path, clips, size, run["decoder"]):
+        if run["store"] is None:
+            yield from _decode_file(run, path)
+        else:
+            with node_copy(pickle.loads(run["store"]), path, run["bytes"]) as copy:
+                yield from _decode_file(run, copy)
+
+
+def _decode_file(run: dict[str, Any], path: str) -> Iterator[pa.Table]:
+    clips = [ClipPlan(**{**clip, "sample_times_s": tuple(clip["sample_times_s"])}) for clip in run["clips"]]
+    size = (run["width"], run["height"])
+    begun_s = time.perf_counter()
+    for clip, decoded in _worker_sandbox().decode(path, clips, size, run["decoder"]):
+        if run["stamp"] is not None:
             try:
                 check_unchanged(path, run["stamp"])
             except SourceChanged as changed:
                 decoded = changed
-            decode_s = time.perf_counter() - begun_s
-            told = _renamed(decoded, path, run["filename"]) if isinstance(decoded, AppError) else decoded
-            yield _row(run["video"], clip, told, decode_s)
-            begun_s = time.perf_counter()
+        decode_s = time.perf_counter() - begun_s
+        told = _renamed(decoded, path, run["filename"]) if isinstance(decoded, AppError) else decoded
+        yield _row(run["video"], clip, told, decode_s)
+        begun_s = time.perf_counter()
 
 
 def _renamed(error: AppError, path: str, filename: str) -> ClipError:

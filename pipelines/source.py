@@ -5,6 +5,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from obstore.store import ObjectStore
+
 from deployments.errors import SourceChanged, SourceNotFound
 from pipelines.sandbox import Sandbox
 from pipelines.video import VideoInfo
@@ -12,14 +14,18 @@ from pipelines.video import VideoInfo
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A readable video file; `sha256` is over its bytes, in hexadecimal, `stamp` tells whether it was changed since."""
+    """A readable video file; `sha256` is over its bytes, in hexadecimal, `stamp` tells whether it was changed since.
+
+    With a `store`, `path` is that of an object in it, which never changes: then there is no stamp.
+    """
 
     path: str
     filename: str
     sha256: str
     bytes: int
     video: VideoInfo
-    stamp: str
+    stamp: str | None
+    store: ObjectStore | None = None
 
 
 def inspect_source(path: str, sandbox: Sandbox) -> Source:

@@ -66,13 +66,13 @@ def free_bytes(store: ObjectStore) -> int | None:
     """Return the room left on a local store's disk, None for a store that has no such end. Raises StorageFailed."""
     if not isinstance(store, LocalStore):
         return None
-    with _translated("measure", "the disk"):
+    with translated("measure", "the disk"):
         return shutil.disk_usage(str(store.prefix)).free
 
 
 async def create(store: ObjectStore, path: str, data: bytes) -> bool:
     """Write a new object; return False, changing nothing, where there is one. Raises StorageFailed."""
-    with _translated("write", path):
+    with translated("write", path):
         try:
             await obstore.put_async(store, path, data, mode="create")
         except AlreadyExistsError:
@@ -85,7 +85,7 @@ async def put(store: ObjectStore, path: str, data: bytes | AsyncIterable[bytes])
 
     Of a stream, only a few parts are in memory at once; an AppError that it raises is raised. Raises StorageFailed.
     """
-    with _translated("write", path):
+    with translated("write", path):
         if isinstance(data, bytes):
             await obstore.put_async(store, path, data)
         else:
@@ -94,7 +94,7 @@ async def put(store: ObjectStore, path: str, data: bytes | AsyncIterable[bytes])
 
 async def get(store: ObjectStore, path: str) -> bytes:
     """Return an object's content. Raises StorageFailed."""
-    with _translated("read", path):
+    with translated("read", path):
         return bytes(await (await obstore.get_async(store, path)).bytes_async())
 
 
@@ -108,7 +108,7 @@ async def get_all(store: ObjectStore, paths: Sequence[str]) -> list[bytes]:
 
 async def find(store: ObjectStore, path: str) -> bytes | None:
     """Return an object's content, None where there is no such object. Raises StorageFailed."""
-    with _translated("read", path):
+    with translated("read", path):
         try:
             return bytes(await (await obstore.get_async(store, path)).bytes_async())
         except FileNotFoundError:
@@ -117,7 +117,7 @@ async def find(store: ObjectStore, path: str) -> bytes | None:
 
 async def stream(store: ObjectStore, path: str, start: int, end: int) -> AsyncIterator[bytes]:
     """Yield the bytes [start, end) of an object, end > start, as fast as they are taken. Raises StorageFailed."""
-    with _translated("read", path):
+    with translated("read", path):
         result = await obstore.get_async(store, path, options={"range": (start, end)})
         async for chunk in result.stream(CHUNK_BYTES):
             yield bytes(chunk)
@@ -125,7 +125,7 @@ async def stream(store: ObjectStore, path: str, start: int, end: int) -> AsyncIt
 
 async def exists(store: ObjectStore, path: str) -> bool:
     """Say whether there is an object of this path. Raises StorageFailed."""
-    with _translated("look for", path):
+    with translated("look for", path):
         try:
             await obstore.head_async(store, path)
         except FileNotFoundError:
@@ -135,7 +135,7 @@ async def exists(store: ObjectStore, path: str) -> bool:
 
 async def delete(store: ObjectStore, path: str) -> None:
     """Remove an object; one that is not there is removed already. Raises StorageFailed."""
-    with _translated("delete", path):
+    with translated("delete", path):
         try:
             await obstore.delete_async(store, path)
         except FileNotFoundError:
@@ -150,13 +150,13 @@ async def delete_all(store: ObjectStore, paths: Sequence[str]) -> None:
 
 async def sizes_below(store: ObjectStore, prefix: str) -> dict[str, int]:
     """Return path and size in bytes of all objects below the prefix, in no order. Raises StorageFailed."""
-    with _translated("list", prefix):
+    with translated("list", prefix):
         return {meta["path"]: meta["size"] async for page in obstore.list(store, prefix) for meta in page}
 
 
 async def listed_below(store: ObjectStore, prefix: str) -> dict[str, Listed]:
     """Return what a listing says of all objects below the prefix by path, in no order. Raises StorageFailed."""
-    with _translated("list", prefix):
+    with translated("list", prefix):
         return {
             meta["path"]: Listed(meta["last_modified"].timestamp(), meta["e_tag"])
             async for page in obstore.list(store, prefix)
@@ -169,7 +169,7 @@ async def folders_below(store: ObjectStore, prefix: str) -> list[str]:
 
     Raises StorageFailed.
     """
-    with _translated("list", prefix):
+    with translated("list", prefix):
         listed = await obstore.list_with_delimiter_async(store, prefix)
     return [folder.rstrip("/").rsplit("/", 1)[-1] for folder in listed["common_prefixes"]]
 
@@ -185,7 +185,7 @@ async def local_file(store: ObjectStore, path: str) -> AsyncIterator[Path]:
         yield Path(str(store.prefix)) / path
         return
     with tempfile.NamedTemporaryFile(prefix="vidray-") as copy:
-        with _translated("read", path):
+        with translated("read", path):
             try:
                 found = await obstore.get_async(store, path)
             except FileNotFoundError as error:
@@ -197,7 +197,7 @@ async def local_file(store: ObjectStore, path: str) -> AsyncIterator[Path]:
 
 
 @contextmanager
-def _translated(verb: str, path: str) -> Iterator[None]:
+def translated(verb: str, path: str) -> Iterator[None]:
     try:
         yield
     except (BaseError, OSError) as error:

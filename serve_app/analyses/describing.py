@@ -1,17 +1,15 @@
 """Describe an analysis's clips: from the cache what was described before, the rest by the model, until stopped."""
 
 import asyncio
-import contextlib
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from obstore.store import ObjectStore
+from obstore.store import LocalStore, ObjectStore
 
 from deployments.contracts import ModelInfo
 from deployments.errors import AppError, Cancelled, DeadlineExceeded, ModelLoadFailed, SourceNotFound
-from pipelines import store as objects
 from pipelines.chain import split_runs
 from pipelines.describe import Describer
 from pipelines.drive import drive
@@ -120,19 +118,13 @@ class Describing:
         return stopped
 
     async def _drive(self, pending: list[ClipPlan]) -> None:
-        async with contextlib.AsyncExitStack() as kept:
-            path: Path | None = None
-            while pending := [clip for clip in pending if clip.index not in self._record.outcomes]:
-                async with self._means.turns.turn() as is_over:
-                    if path is None:
-                        path = await kept.enter_async_context(
-                            objects.local_file(self._means.store, self._request.source)
-                        )
-                    await self._drive_some(pending, path, is_over)
-                if not any(clip.index in self._record.outcomes for clip in pending):
-                    return  # each turn brings one clip at least: a decoder that gives none would be asked for ever
+        while pending := [clip for clip in pending if clip.index not in self._record.outcomes]:
+            async with self._means.turns.turn() as is_over:
+                await self._drive_some(pending, is_over)
+            if not any(clip.index in self._record.outcomes for clip in pending):
+                return  # each turn brings one clip at least: a decoder that gives none would be asked for ever
 
-    async def _drive_some(self, pending: list[ClipPlan], path: Path, is_over: IsOver) -> None:
+    async def _drive_some(self, pending: list[ClipPlan], is_over: IsOver) -> None:
         request, means = self._request, self._means
         size = self._info.frame_spec.target_size(request.video.width, request.video.height)
         by_index = {clip.index: clip for clip in pending}
@@ -145,7 +137,7 @@ class Describing:
             await asyncio.shield(recording)
 
         await drive(
-            split_runs(request.id, self._source(path), pending, size, request.options.decoder),
+            split_runs(request.id, self._source(), pending, size, request.options.decoder),
             self._describer,
             {request.id: request.options.describe_options()},
             record,
@@ -155,13 +147,18 @@ class Describing:
             is_over=is_over,
         )
 
-    def _source(self, path: Path) -> Source:
-        request = self._request
+    def _source(self) -> Source:
+        request, store = self._request, self._means.store
+        in_store = Source(
+            request.source, request.filename, request.sha256, request.size_bytes, request.video, None, store
+        )
+        if not isinstance(store, LocalStore):
+            return in_store
+        path = str(Path(str(store.prefix)) / request.source)
         try:
-            stamp = stamp_of(str(path))
+            return replace(in_store, path=path, stamp=stamp_of(path), store=None)
         except OSError as error:
             raise SourceNotFound(f"expected the uploaded video, got none any more: {request.filename}") from error
-        return Source(str(path), request.filename, request.sha256, request.size_bytes, request.video, stamp)
 
     async def _record_new(self, clip: ClipPlan, outcome: ClipOutcome) -> None:
         await self._record.commit(outcome)

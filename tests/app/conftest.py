@@ -1,14 +1,11 @@
 """A server that speaks S3 on loopback and a decoder that looks at nothing, for the tests that ask for them."""
 
 import asyncio
-import uuid
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator
 from pathlib import Path
 
-import boto3
 import numpy as np
 import pytest
-from moto.server import ThreadedMotoServer
 
 from deployments.contracts import FrameBatch
 from pipelines import drive
@@ -16,27 +13,17 @@ from pipelines.chain import DecodeRun
 from pipelines.outcome import DecodedClip
 from pipelines.store import open_store
 from tests.app.analysis_house import House, Play, Scenario
+from tests.object_store import new_bucket, s3_endpoint, s3_environment
 
-KEYS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_REGION": "us-east-1"}
-
-
-@pytest.fixture(scope="session")
-def s3_endpoint() -> Iterator[str]:
-    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
+__all__ = ["s3_endpoint"]
 
 
 @pytest.fixture
 def s3_url(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> str:
     """The URL of a new bucket; the environment has the server's address and keys."""
-    for name, value in (KEYS | {"AWS_ENDPOINT_URL": s3_endpoint, "AWS_ALLOW_HTTP": "true"}).items():
+    for name, value in s3_environment(s3_endpoint).items():
         monkeypatch.setenv(name, value)
-    bucket = f"bucket-{uuid.uuid4().hex}"
-    boto3.client("s3", endpoint_url=s3_endpoint, region_name="us-east-1").create_bucket(Bucket=bucket)
-    return f"s3://{bucket}"
+    return new_bucket(s3_endpoint)
 
 
 async def black_frames(runs: list[DecodeRun], *, decode_cpus: float) -> AsyncGenerator[DecodedClip, None]:
