@@ -24,7 +24,7 @@ from serve_app.services import Services
 from tests.app.fakes import FakeServices
 
 LEAST_CASES = 2000
-REFUSING = ("/v1/files", "/v1/uploads", "/v1/analyses", "/v1/analyze")
+REFUSING = ("/v1/files", "/v1/uploads", "/v1/analyses", "/v1/analyze", "/v1/chat/completions")
 """Random bytes are no video, random sizes are too large, and random options exclude each other."""
 
 

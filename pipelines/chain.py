@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import ray.data
+from obstore.store import ObjectStore
 from ray.data import Dataset, ExecutionResources, TaskPoolStrategy
 from ray.exceptions import RayError
 
@@ -54,7 +55,7 @@ _ROW = pa.schema(
 class DecodeRun:
     """Neighbouring clips of a video that one task decodes, at `width` x `height` pixels; `stamp` is the file's.
 
-    With a `store`, pickled, `path` is that of an object of so many `bytes`, which each node fetches for itself. Errors
+    With a `store`, `path` is that of an object of so many `bytes`, which each node fetches for itself. Errors
     call the file by `filename`: that of its path may be one that no client has ever heard of.
     """
 
@@ -66,7 +67,7 @@ class DecodeRun:
     width: int
     height: int
     clips: tuple[ClipPlan, ...]
-    store: bytes | None = None
+    store: ObjectStore | None = None
     bytes: int = 0
 
 
@@ -74,10 +75,8 @@ def split_runs(
     video: str, source: Source, clips: Sequence[ClipPlan], size: tuple[int, int], decoder: DecoderName
 ) -> list[DecodeRun]:
     """Cut a video's clips, in order, into runs of at most RUN_CLIPS."""
-    # A pickled store names its place; its keys are those of the environment it is loaded in.
-    store = None if source.store is None else pickle.dumps(source.store)
     whole = DecodeRun(
-        video, source.path, source.filename, source.stamp, decoder, *size, tuple(clips), store, source.bytes
+        video, source.path, source.filename, source.stamp, decoder, *size, tuple(clips), source.store, source.bytes
     )
     return [replace(whole, clips=whole.clips[at : at + RUN_CLIPS]) for at in range(0, len(clips), RUN_CLIPS)]
 
@@ -101,9 +100,7 @@ async def decoded_clips(runs: Sequence[DecodeRun], *, decode_cpus: float = 1.0) 
 def decode_dataset(runs: Sequence[DecodeRun], *, decode_cpus: float) -> Dataset:
     """Return the lazy chain; each of its rows is one clip, in a block of its own, under 10 MB."""
     # one row per run, ~1 kB
-    dataset: Dataset = ray.data.from_items(
-        [asdict(run) | {"path": os.fsencode(run.path)} for run in runs], override_num_blocks=len(runs)
-    )
+    dataset: Dataset = ray.data.from_items([_row_of(run) for run in runs], override_num_blocks=len(runs))
     # decode (1:n): decode_cpus for the decoder process, which works while the task waits for it; one clip per row
     dataset = dataset.map_batches(
         _decode_run, batch_size=1, batch_format="pyarrow", compute=TaskPoolStrategy(), num_cpus=decode_cpus
@@ -131,6 +128,12 @@ async def inspected_sources(
         async for row in rows:
             # Written by _inspect on this cluster: a value of ours, whatever the video holds.
             yield os.fsdecode(row["path"].as_py()), pickle.loads(row["source"].as_py())
+
+
+def _row_of(run: DecodeRun) -> dict[str, Any]:
+    # A pickled store names its place; its keys are those of the environment it is loaded in.
+    store = None if run.store is None else pickle.dumps(run.store)
+    return asdict(replace(run, store=None)) | {"path": os.fsencode(run.path), "store": store}
 
 
 def _stream_rows(dataset: Dataset) -> None:

@@ -13,6 +13,7 @@ from ray.exceptions import RayError
 from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
+from deployments.chat.catalog import provider
 from deployments.errors import AppError
 from deployments.native_heap import return_large_blocks, share_arenas
 from deployments.vision.catalog import model_info
@@ -21,6 +22,7 @@ from deployments.vision.deployment import ModelStatus
 from pipelines.probes import Probes
 from serve_app.analyses.service import Analyses
 from serve_app.api.app import create_app
+from serve_app.chat.service import Chats
 from serve_app.draining import Draining
 from serve_app.figures import UploadFigures
 from serve_app.files import Files
@@ -105,6 +107,11 @@ class Gateway:
     def analyses(self) -> Analyses:
         infos = {name: model_info(name, settings) for name, settings in self._args.models.items()}
         return Analyses(self._store, self.files, infos, self._nudge, self._args.admission.queued_analyses)
+
+    @functools.cached_property
+    def chats(self) -> Chats:
+        providers = {name: provider(settings) for name, settings in self._args.chat.models.items()}
+        return Chats(self._store, self.analyses, providers, self._args.chat.default_model)
 
     @functools.cached_property
     def stats(self) -> Statistics:

@@ -5,6 +5,7 @@ from typing import Protocol
 
 from deployments.vision.deployment import ModelStatus
 from serve_app.analyses.service import Analyses
+from serve_app.chat.service import Chats
 from serve_app.draining import Draining
 from serve_app.files import Files
 from serve_app.principal import Principal
@@ -32,6 +33,9 @@ class Services(Protocol):
 
     @property
     def analyses(self) -> Analyses: ...
+
+    @property
+    def chats(self) -> Chats: ...
 
     @property
     def stats(self) -> Statistics: ...

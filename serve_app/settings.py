@@ -4,6 +4,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from deployments.chat.settings import ChatSettings
 from deployments.settings import VisionSettings
 
 GATEWAY, RUNNER = "gateway", "runner"
@@ -95,6 +96,7 @@ class AppArgs(BaseModel):
     storage: StorageSettings = StorageSettings()
     sources: SourceSettings = SourceSettings()
     admission: AdmissionSettings = AdmissionSettings()
+    chat: ChatSettings = ChatSettings()
     decode_cpus: Annotated[float, Field(gt=0.0, le=64.0)] = 1.0
     """CPUs that Ray accounts to one decode task."""
 
@@ -105,4 +107,6 @@ class AppArgs(BaseModel):
     def _consistent(self) -> "AppArgs":
         if self.default_model not in self.models:
             raise ValueError(f"default_model must be one of {', '.join(self.models)}, got {self.default_model!r}")
+        if both := sorted(set(self.models) & set(self.chat.models)):
+            raise ValueError(f"chat models must have names of their own, got a vision model's: {both[0]!r}")
         return self

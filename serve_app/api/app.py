@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 
-from serve_app.api import analyses, analyze, events, files, health, metrics, stats, uploads
+from serve_app.api import analyses, analyze, chat, events, files, health, metrics, stats, uploads
 from serve_app.api.access import show_role
 from serve_app.api.admission import Admission, Kind
 from serve_app.api.bodies import SmallBodies
@@ -25,6 +25,7 @@ ROUTERS = (
     uploads.router,
     analyze.router,
     events.router,
+    chat.router,
     stats.router,
     metrics.router,
 )

@@ -44,26 +44,37 @@ def error_answer(
     headers: dict[str, str] | None = None,
 ) -> JSONResponse:
     """Return the answer that tells a failure; 503 says when to come back."""
-    kind = "invalid_request_error" if status < 500 else "server_error"
     request_id = getattr(request.state, "request_id", uuid.uuid4().hex)
-    body = ErrorAnswer(error=ErrorBody(message=message, type=kind, param=param, code=code), request_id=request_id)
+    body = _body(status, message, code, param, request_id)
     headers = {"Retry-After": "2"} | (headers or {}) if status == 503 else headers
     return JSONResponse(body.model_dump(), status_code=status, headers=headers)
 
 
+def error_body(error: AppError, request_id: str) -> ErrorAnswer:
+    """Return what a client is told of a failure where the answer's status has gone out already."""
+    return _body(error.http_status, _message(error), error.code, error.details.get("param") or None, request_id)
+
+
+def _body(status: int, message: str, code: str, param: str | None, request_id: str) -> ErrorAnswer:
+    kind = "invalid_request_error" if status < 500 else "server_error"
+    return ErrorAnswer(error=ErrorBody(message=message, type=kind, param=param, code=code), request_id=request_id)
+
+
+def _message(error: AppError) -> str:
+    """Return what clients may read of it: a storage's own messages name paths and addresses."""
+    if isinstance(error, StorageFull):
+        return "expected room in the storage, got too little: try again when there is more"
+    if isinstance(error, StorageFailed):
+        return "expected the storage to answer, got a failure: try again"
+    return error.message
+
+
 async def _app_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, AppError)
-    message = error.message
     if isinstance(error, StorageFailed):
-        # Its message names paths and addresses, which are for the log.
-        request.state.reason = message
-        message = "expected the storage to answer, got a failure: try again"
-        if isinstance(error, StorageFull):
-            message = "expected room in the storage, got too little: try again when there is more"
-    headers = error.details.get("headers")
-    return error_answer(
-        request, error.http_status, message, error.code, param=error.details.get("param") or None, headers=headers
-    )
+        request.state.reason = error.message
+    param, headers = error.details.get("param") or None, error.details.get("headers")
+    return error_answer(request, error.http_status, _message(error), error.code, param=param, headers=headers)
 
 
 async def _invalid_request(request: Request, error: Exception) -> JSONResponse:

@@ -65,6 +65,52 @@ FILE: dict[str, JsonValue] = {
     "sha256": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
     "video": {"duration_s": 120.0, "width": 640, "height": 360, "fps": 25.0, "codec": "h264", "has_audio": False},
 }
+CHAT_ASKED: dict[str, JsonValue] = {
+    "analysis_id": "ana_019ab0c2e5f60718293a4b5c",
+    "messages": [{"role": "user", "content": "When does the cat jump?"}],
+}
+_ANSWER = "[0:00-0:10] A cat jumps onto a table."
+_CITATIONS: JsonValue = [
+    {"analysis_id": "ana_019ab0c2e5f60718293a4b5c", "clip": 0, "start_s": 0.0, "end_s": 10.0},
+]
+CHAT: dict[str, JsonValue] = {
+    "id": "chat_019ab0c3a1b2c3d4e5f60718",
+    "object": "chat.completion",
+    "created": 1764000020,
+    "model": "extractive",
+    "choices": [{"index": 0, "message": {"role": "assistant", "content": _ANSWER}, "finish_reason": "stop"}],
+    "usage": {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0, "usd": 0.0},
+    "served_by": "extractive",
+    "citations": _CITATIONS,
+    "unsupported_citations": [],
+    "covered": [
+        {
+            "analysis_id": "ana_019ab0c2e5f60718293a4b5c",
+            "state": "completed",
+            "clips_described": 12,
+            "clips_failed": 0,
+            "clips_total": 12,
+        }
+    ],
+}
+CHAT_STREAM = (
+    'data: {"id": "chat_019ab0c3a1b2c3d4e5f60718", "object": "chat.completion.chunk", "created": 1764000020, '
+    '"model": "extractive", "choices": [{"index": 0, "delta": {"role": "assistant", "content": "[0:00-0:10] A cat '
+    'jumps onto a table."}, "finish_reason": null}]}\n\ndata: [DONE]\n\n'
+)
+EXCHANGE: dict[str, JsonValue] = {
+    "id": "chat_019ab0c3a1b2c3d4e5f60718",
+    "created_at": 1764000020.1,
+    "model": "extractive",
+    "served_by": "extractive",
+    "analysis_ids": ["ana_019ab0c2e5f60718293a4b5c"],
+    "turns": [{"by": "user", "text": "When does the cat jump?"}],
+    "answer": _ANSWER,
+    "finish_reason": "stop",
+    "citations": _CITATIONS,
+    "unsupported_citations": [],
+    "usage": {"prompt_tokens": 0, "completion_tokens": 0, "usd": 0.0},
+}
 PART: dict[str, JsonValue] = {
     "id": "part_019ab0c1e0a1b2c3d4e5f607",
     "object": "upload.part",

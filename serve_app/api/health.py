@@ -10,6 +10,7 @@ from deployments.vision.deployment import ModelStatus
 from serve_app.api.access import Injected, Viewer
 from serve_app.api.errors import ErrorAnswer
 from serve_app.api.examples import MODEL, shown
+from serve_app.services import Services
 
 router = APIRouter()
 
@@ -33,7 +34,10 @@ class Readiness(BaseModel):
 
 
 class Model(BaseModel):
-    """A vision model in the form of OpenAI's model object, with Vidray's own fields after it."""
+    """A model in the form of OpenAI's model object, with Vidray's own fields after it.
+
+    `vision` models describe videos, `chat` models answer questions about them; the latter take no frames.
+    """
 
     model_config = ConfigDict(json_schema_extra=shown(MODEL))
 
@@ -41,10 +45,10 @@ class Model(BaseModel):
     object: Literal["model"] = "model"
     created: int = 0
     owned_by: str = "vidray"
-    kind: Literal["vision"] = "vision"
+    kind: Literal["vision", "chat"] = "vision"
     state: Literal["cold", "loading", "ready", "failed"]
     engine: str
-    max_frames: int
+    max_frames: int | None
     notice: str | None
     error: str | None
 
@@ -78,19 +82,27 @@ async def readyz(response: Response, services: Injected) -> Readiness:
 
 @router.get("/v1/models", tags=["models"])
 async def list_models(principal: Viewer, services: Injected) -> ModelList:
-    """List the vision models with their state."""
-    return ModelList(data=[_model(status) for status in await services.model_statuses()])
+    """List the vision models and the chat models with their state, of each kind the default one first."""
+    return ModelList(data=await _models(services))
 
 
 @router.get(
     "/v1/models/{model}", tags=["models"], responses={404: {"model": ErrorAnswer, "description": "No such model"}}
 )
 async def get_model(model: str, principal: Viewer, services: Injected) -> Model:
-    """Show a vision model with its state."""
-    statuses = {status.info.name: status for status in await services.model_statuses()}
-    if model not in statuses:
-        raise UnknownModel(f"expected one of the models {', '.join(sorted(statuses))}, got {model!r}", param="model")
-    return _model(statuses[model])
+    """Show a model with its state."""
+    models = {one.id: one for one in await _models(services)}
+    if model not in models:
+        raise UnknownModel(f"expected one of the models {', '.join(sorted(models))}, got {model!r}", param="model")
+    return models[model]
+
+
+async def _models(services: Services) -> list[Model]:
+    chats = [
+        Model(id=name, kind="chat", state="ready", engine=engine, max_frames=None, notice=None, error=None)
+        for name, engine in services.chats.models.items()
+    ]
+    return [*map(_model, await services.model_statuses()), *chats]
 
 
 def _can_serve(status: ModelStatus) -> bool:

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from obstore.store import ObjectStore
 
+from deployments.chat.extractive import NAME as EXTRACTIVE
+from deployments.chat.extractive import Extractive
 from deployments.contracts import Caption, DescribeRequest, ModelInfo
 from deployments.errors import ClipRejected
 from deployments.vision.deployment import ModelStatus
@@ -18,6 +20,7 @@ from pipelines.video import VideoInfo
 from serve_app.analyses.lease import Node
 from serve_app.analyses.runner import Runner, RunnerSettings
 from serve_app.analyses.service import Analyses
+from serve_app.chat.service import Chats
 from serve_app.draining import Draining
 from serve_app.figures import UploadFigures
 from serve_app.files import Files
@@ -67,6 +70,7 @@ class FakeServices:
         infos = {status.info.name: status.info for status in statuses}
         self.sources = Sources(SourceSettings(), max_bytes=MAX_FILE_BYTES)
         self.analyses = Analyses(store, self.files, infos, self._nudge)
+        self.chats = Chats(store, self.analyses, {EXTRACTIVE: Extractive()}, EXTRACTIVE)
         self.default_model = next(iter(infos), "none")
         self.statuses = list(statuses)
         self.error: Exception | None = None

@@ -68,13 +68,18 @@ def bearer(owner: str, role: str = "analyst") -> dict[str, str]:
 
 def call(http: TestClient, name: str, ids: dict[str, str], headers: dict[str, str]) -> Response:
     method, path = name.split()
-    json = {"file_id": ids["file_id"]} if name == "POST /v1/analyses" else JSON.get(name)
+    json = JSON.get(name)
+    if name == "POST /v1/analyses":
+        json = {"file_id": ids["file_id"]}
+    elif name == "POST /v1/chat/completions":
+        json = {"analysis_id": ids["analysis_id"], "messages": [{"role": "user", "content": "What is there?"}]}
     return http.request(method, path.format(**ids, model="sim"), json=json, headers=headers)
 
 
 def test_every_operation_is_in_the_matrix() -> None:
     assert set(OPERATIONS) >= (OPEN | SHARED | OWN)
-    named = {name for name in OPERATIONS if "_id}" in name} | {"POST /v1/analyses"}
+    in_bodies = {"POST /v1/analyses", "POST /v1/chat/completions"}
+    named = {name for name in OPERATIONS if "_id}" in name} | in_bodies
     assert set(OBJECTS) == named, "a new operation must say here whose objects it touches"
 
 

@@ -1,0 +1,113 @@
+"""Find the clips of a timeline that a question is about: by its words (BM25) and by the times that it names.
+
+BM25 is that of Lucene, by the library bm25s, of stemmed words and without those that say nothing. The words of earlier
+turns count, too, each half as much as the next one, so that "and what colour was it?" is about the same thing.
+"""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import bm25s
+import numpy as np
+import numpy.typing as npt
+import Stemmer
+
+from pipelines.moments import Range, moments
+
+logging.getLogger("bm25s").setLevel(logging.WARNING)  # it has each index that it builds told to everyone
+
+Floats = npt.NDArray[np.float32]
+
+MOST = 12
+_FADE = 0.5
+"""What a turn's words weigh beside those of the next one."""
+_NEAR = 0.5
+"""Clips that score less than this share of the best one's are not what was asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What is known of one described clip: its caption, and its events as lines."""
+
+    clip: int
+    start_s: float
+    end_s: float
+    text: str
+    events: tuple[str, ...] = ()
+
+    @property
+    def words(self) -> str:
+        return " ".join((self.text, *self.events))
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A clip that may hold the answer; a score of 0 says that only its time fits."""
+
+    entry: Entry
+    score: float
+
+
+class Retriever:
+    """An index over the described clips of one video that is `duration_s` long. Building is linear in their words."""
+
+    def __init__(self, entries: Sequence[Entry], duration_s: float) -> None:
+        self._entries = sorted(entries, key=lambda entry: (entry.start_s, entry.end_s, entry.clip))
+        self._duration_s = duration_s
+        self._starts_s = np.array([entry.start_s for entry in self._entries])
+        self._ends_s = np.array([entry.end_s for entry in self._entries])
+        tokens = _tokens([entry.words for entry in self._entries])
+        self._index: bm25s.BM25 | None = None
+        if any(tokens):
+            self._index = bm25s.BM25(method="lucene")
+            self._index.index(tokens, show_progress=False)
+            self._vocabulary = set(self._index.vocab_dict)
+
+    def find(self, questions: Sequence[str], most: int = MOST) -> list[Found]:
+        """Return the clips that the last of the user's questions is about, best first; the earlier ones give context.
+
+        A question that names times is about the clips there, those that its words fit first. Without any word of the
+        timeline's and without a time there is nothing to return.
+        """
+        if not self._entries:
+            return []
+        scores = self._scores(questions)
+        ranges = moments(questions[-1], self._duration_s)
+        inside = self._inside(ranges)
+        if ranges and inside.any():
+            chosen = np.flatnonzero(inside)
+        else:
+            best = scores.max()
+            chosen = np.flatnonzero((scores > 0) & (scores >= _NEAR * best))
+        # Of equals the earlier one.
+        order = chosen[np.lexsort((self._starts_s[chosen], -scores[chosen]))][:most]
+        return [Found(self._entries[place], float(scores[place])) for place in order]
+
+    def _scores(self, questions: Sequence[str]) -> Floats:
+        scores = np.zeros(len(self._entries), np.float32)
+        if self._index is None:
+            return scores
+        weight = 1.0
+        for tokens in reversed(_tokens(questions)):
+            if known := [token for token in tokens if token in self._vocabulary]:
+                scores += weight * self._index.get_scores(known)
+            weight *= _FADE
+        return scores
+
+    def _inside(self, ranges: Sequence[Range]) -> npt.NDArray[np.bool_]:
+        inside = np.zeros(len(self._entries), bool)
+        for start_s, end_s in ranges:
+            # Clips are half-open, and so is a range, but a point has no length.
+            ends = self._starts_s < end_s if end_s > start_s else self._starts_s <= start_s
+            inside |= ends & (self._ends_s > start_s)
+        return inside
+
+
+def _tokens(texts: Sequence[str]) -> list[list[str]]:
+    stemmer: Any = Stemmer.Stemmer("english")  # not shared: a stemmer is not for several threads at once
+    tokens: list[list[str]] = bm25s.tokenize(
+        list(texts), stopwords="en", stemmer=stemmer, return_ids=False, show_progress=False
+    )
+    return tokens

@@ -1,0 +1,166 @@
+"""Chat about analyses: find what their timelines say, have it answered, hold the answer's citations against them."""
+
+import asyncio
+import string
+import time
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field
+
+from obstore.store import ObjectStore
+
+from deployments.chat.citations import Cited, cited, mark
+from deployments.chat.contracts import ChatOptions, ChatRequest, Passage, Piece, Provider, Turn
+from deployments.errors import InvalidOption, UnknownModel
+from pipelines.ids import new_id
+from pipelines.retrieval import MOST, Found
+from serve_app.analyses.followed import View
+from serve_app.analyses.service import Analyses
+from serve_app.chat.history import Exchange, History
+from serve_app.chat.timelines import Timelines
+from serve_app.principal import Principal
+from serve_app.to_the_end import to_the_end
+
+MAX_ANALYSES = 8
+"""Most analyses in one chat."""
+
+
+@dataclass(frozen=True, slots=True)
+class AskedChat:
+    """What a client asks; without a `model` the default one answers."""
+
+    turns: tuple[Turn, ...]
+    analysis_ids: tuple[str, ...]
+    model: str | None = None
+    options: ChatOptions = field(default_factory=ChatOptions)
+
+
+@dataclass(slots=True)
+class Answer:
+    """An answer under way. `pieces` yields it once; after its last piece the rest is known, and kept."""
+
+    id: str
+    created_at: float
+    model: str
+    covered: list[dict[str, float | str | int | None]]
+    pieces: AsyncGenerator[Piece, None] = field(init=False)
+    text: str = ""
+    last: Piece = field(default_factory=Piece)
+    cited: Cited = field(default_factory=lambda: Cited([], []))
+
+
+class Chats:
+    """Chat about every owner's analyses, by the chat models in `providers`."""
+
+    def __init__(
+        self, store: ObjectStore, analyses: Analyses, providers: Mapping[str, Provider], default_model: str
+    ) -> None:
+        self._analyses = analyses
+        self._providers = providers
+        self.default_model = default_model
+        others = sorted(set(providers) - {default_model})
+        self.models = {name: providers[name].kind for name in (default_model, *others)}
+        """The kinds of provider by the models' names, the default one first."""
+        self._timelines = Timelines(store)
+        self.history = History(store)
+
+    async def ask(self, principal: Principal, asked: AskedChat) -> Answer:
+        """Find what is known and begin the answer. Raises NotFound, UnknownModel, InvalidOption, StorageFailed."""
+        name = asked.model or self.default_model
+        if name not in self._providers:
+            raise UnknownModel(f"expected one of the chat models {', '.join(self._providers)}, got {name!r}")
+        if len(set(asked.analysis_ids)) != len(asked.analysis_ids) or len(asked.analysis_ids) > MAX_ANALYSES:
+            raise InvalidOption(
+                f"analysis_id must name at most {MAX_ANALYSES} analyses, each once, got {len(asked.analysis_ids)}",
+                param="analysis_id",
+            )
+        views = [await self._analyses.get(principal, one) for one in asked.analysis_ids]
+        request = ChatRequest(
+            asked.turns,
+            asked.analysis_ids,
+            await self._passages(principal, views, asked.turns),
+            " ".join(_covered_line(view, label) for view, label in zip(views, _labels(len(views)), strict=True)),
+            asked.options,
+        )
+        answer = Answer(new_id("chat"), time.time(), name, [_covered(view) for view in views])
+        answer.pieces = self._pieces(principal, answer, request, self._providers[name])
+        return answer
+
+    async def _passages(
+        self, principal: Principal, views: Sequence[View], turns: Sequence[Turn]
+    ) -> tuple[Passage, ...]:
+        questions = [turn.text for turn in turns if turn.by == "user"]
+        found: list[tuple[Found, Passage]] = []
+        for view, label in zip(views, _labels(len(views)), strict=True):
+            retriever = await self._timelines.retriever(principal, view)
+            for one in await asyncio.to_thread(retriever.find, questions):
+                entry = one.entry
+                text = "\n".join((entry.text, *entry.events))
+                place = mark(entry.start_s, entry.end_s, label)
+                found.append((one, Passage(place, view.request.id, entry.clip, entry.start_s, entry.end_s, text)))
+        found.sort(key=lambda pair: -pair[0].score)
+        return tuple(passage for _, passage in found[:MOST])
+
+    async def _pieces(
+        self, principal: Principal, answer: Answer, request: ChatRequest, provider: Provider
+    ) -> AsyncGenerator[Piece, None]:
+        told: list[str] = []
+        async with aclosing(provider.answer(request)) as pieces:
+            async for piece in pieces:
+                told.append(piece.text)
+                if piece.finish_reason is not None:
+                    answer.text, answer.last = "".join(told), piece
+                    answer.cited = cited(answer.text, request.passages)
+                    await to_the_end(self.history.keep(principal, _exchange(answer, request)))
+                yield piece
+
+
+def _exchange(answer: Answer, request: ChatRequest) -> Exchange:
+    last = answer.last
+    assert last.finish_reason is not None
+    assert last.usage is not None
+    assert last.served_by is not None
+    return Exchange(
+        id=answer.id,
+        created_at=answer.created_at,
+        model=answer.model,
+        served_by=last.served_by,
+        analysis_ids=request.about,
+        turns=request.turns,
+        answer=answer.text,
+        finish_reason=last.finish_reason,
+        citations=tuple(answer.cited.citations),
+        unsupported_citations=tuple(answer.cited.unsupported),
+        usage=last.usage,
+    )
+
+
+def _labels(count: int) -> Sequence[str]:
+    return string.ascii_uppercase[:count] if count > 1 else [""] * count
+
+
+def _covered(view: View) -> dict[str, float | str | int | None]:
+    progress = view.progress
+    return {
+        "analysis_id": view.request.id,
+        "state": progress.state,
+        "clips_described": progress.clips_done - progress.clips_failed,
+        "clips_failed": progress.clips_failed,
+        "clips_total": progress.clips_total,
+    }
+
+
+def _covered_line(view: View, label: str) -> str:
+    """Say what an answer cannot know, nothing where all is described."""
+    progress = view.progress
+    which = f"Of video {label}, {view.request.filename}," if label else "Of the video"
+    missing = [f"{progress.clips_failed} failed"] if progress.clips_failed else []
+    if progress.clips_total is None:
+        return f"{which} nothing is described yet."
+    left = progress.clips_total - progress.clips_done
+    if left:
+        missing.append(f"{left} are not described" + ("" if progress.done else " yet"))
+    if not missing:
+        return ""
+    described = progress.clips_done - progress.clips_failed
+    return f"{which} {described} of {progress.clips_total} clips are described; {', '.join(missing)}."

@@ -1,0 +1,63 @@
+"""What is known of videos by now, ready to be searched: a question reads what is new in an analysis, and no more."""
+
+import asyncio
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from typing import Any
+
+from obstore.store import ObjectStore
+
+from pipelines.exports import event_line
+from pipelines.retrieval import Entry, Retriever
+from serve_app.analyses.followed import View
+from serve_app.analyses.ledger import AnalysisLedger
+from serve_app.principal import Principal
+
+_KEPT = 16
+"""Timelines in memory, those last asked about: one of 12 hours, 4,320 clips of 10 s, takes about 10 MB."""
+
+
+@dataclass(slots=True)
+class _Timeline:
+    entries: dict[int, Entry] = field(default_factory=dict)
+    last_id: int = 0
+    retriever: Retriever | None = None
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+
+class Timelines:
+    """The timelines of every owner's analyses in `store`."""
+
+    def __init__(self, store: ObjectStore) -> None:
+        self._store = store
+        self._kept: OrderedDict[str, _Timeline] = OrderedDict()
+
+    async def retriever(self, principal: Principal, view: View) -> Retriever:
+        """Return what finds the clips of the owner's analysis as far as it was described in the view.
+
+        Raises StorageFailed, also when the analysis has been deleted meanwhile.
+        """
+        one = view.request.id
+        timeline = self._kept.setdefault(one, _Timeline())
+        self._kept.move_to_end(one)
+        while len(self._kept) > _KEPT:
+            self._kept.popitem(last=False)
+        async with timeline.lock:
+            journal = AnalysisLedger(self._store, principal.owner, one).journal
+            last_id = view.progress.last_id
+            async for events in journal.between(timeline.last_id, last_id):
+                for event in events:
+                    if event.type == "clip":
+                        _take(timeline, event.data)
+                timeline.last_id = events[-1].id
+            if timeline.retriever is None:
+                entries = list(timeline.entries.values())
+                timeline.retriever = await asyncio.to_thread(Retriever, entries, view.request.video.duration_s)
+            return timeline.retriever
+
+
+def _take(timeline: _Timeline, clip: dict[str, Any]) -> None:
+    if text := clip.get("text"):
+        events = tuple(event_line(event) for event in clip.get("events") or ())
+        timeline.entries[clip["index"]] = Entry(clip["index"], clip["start_s"], clip["end_s"], text, events)
+        timeline.retriever = None

@@ -1,0 +1,41 @@
+"""The times that questions name."""
+
+import pytest
+
+from pipelines.moments import moments
+
+DURATION_S = 600.0
+
+
+@pytest.mark.parametrize(
+    ("question", "ranges"),
+    [
+        ("What happens at 1:05?", [(65.0, 65.0)]),
+        ("what about 0:15.5", [(15.5, 15.5)]),
+        ("at 1:02:03 there is something", [(3723.0, 3723.0)]),
+        ("What is there at 75 seconds?", [(75.0, 75.0)]),
+        ("at 2 min", [(120.0, 120.0)]),
+        ("around 90s", [(90.0, 90.0)]),
+        ("Who is there between 2:00 and 3:30?", [(120.0, 210.0)]),
+        ("from 90 s to 2 minutes", [(90.0, 120.0)]),
+        ("3:10-3:00", [(180.0, 190.0)]),
+        ("in the first minute", [(0.0, 60.0)]),
+        ("the first 2.5 minutes", [(0.0, 150.0)]),
+        ("the last 30 seconds", [(570.0, 600.0)]),
+        ("the last hour", [(0.0, 600.0)]),
+        ("after 5:00", [(300.0, 600.0)]),
+        ("before 90 seconds", [(0.0, 90.0)]),
+        ("in minute 3", [(180.0, 240.0)]),
+        ("how does it begin, at the start?", [(0.0, 60.0)]),
+        ("and at the end?", [(540.0, 600.0)]),
+        ("at 0:10 and at 0:40", [(10.0, 10.0), (40.0, 40.0)]),
+        ("first minute and 3:00–3:10", [(0.0, 60.0), (180.0, 190.0)]),
+        ("How many stars are there?", []),
+        ("Is 5 to 7 a range?", []),
+        ("the score is 3 at last", []),
+        ("after 20:00", []),
+        ("the second man at minute", []),
+    ],
+)
+def test_a_question_s_times_are_found(question: str, ranges: list[tuple[float, float]]) -> None:
+    assert moments(question, DURATION_S) == ranges

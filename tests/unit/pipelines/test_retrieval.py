@@ -1,0 +1,63 @@
+"""Which clips a question is about."""
+
+import pytest
+
+from pipelines.retrieval import Entry, Retriever
+
+TEXTS = [
+    "A large red star moves right on a dark background.",
+    "A small blue circle stays still.",
+    "A green square appears. A red circle moves left.",
+    "A small blue circle stays still.",
+    "",
+]
+TIMELINE = Retriever([Entry(at, 10.0 * at, 10.0 * at + 10.0, text) for at, text in enumerate(TEXTS)], 50.0)
+
+
+def clips(*questions: str, most: int = 10) -> list[int]:
+    return [found.entry.clip for found in TIMELINE.find(questions, most)]
+
+
+def test_the_clip_that_says_most_of_it_comes_first() -> None:
+    assert clips("Where is the red star?")[0] == 0
+    assert clips("When does the red circle move?")[0] == 2
+    assert clips("a GREEN thing that appeared")[0] == 2, "words count by their stem, however they are written"
+
+
+def test_of_equal_clips_the_earlier_one_comes_first_and_both_are_found() -> None:
+    assert clips("the small blue circle")[:2] == [1, 3]
+    assert clips("the small blue circle", most=1) == [1]
+
+
+def test_what_is_not_in_the_timeline_is_not_found() -> None:
+    assert clips("Is there an elephant?") == []
+    assert clips("what is the and of it") == []
+    assert clips("") == []
+
+
+def test_a_named_time_comes_before_all_words() -> None:
+    assert clips("What about the red star at 0:15?") == [1]
+    assert clips("What is there between 0:05 and 0:25?") == [0, 1, 2]
+    assert clips("Is there a circle in the first 30 seconds?") == [1, 2, 0], "in there the words say what is first"
+    assert clips("What happens at 0:10?") == [1], "a clip ends where the next one begins"
+
+
+def test_a_time_beyond_the_video_leaves_the_words() -> None:
+    assert clips("the red star at 59:00")[0] == 0
+
+
+def test_earlier_questions_say_what_a_later_one_is_about() -> None:
+    assert clips("Tell me about the green square.", "And what colour is the other one?")[0] == 2
+    assert clips("Tell me about the green square.", "And the star?")[0] == 0, "the last question counts most"
+
+
+def test_events_count_like_captions() -> None:
+    entries = [Entry(0, 0.0, 5.0, "A yard."), Entry(1, 5.0, 10.0, "A yard.", ("00:07 forklift: yellow",))]
+    assert [found.entry.clip for found in Retriever(entries, 10.0).find(["When is the forklift there?"])] == [1]
+
+
+@pytest.mark.parametrize("entries", [[], [Entry(0, 0.0, 1.0, "the")], [Entry(0, 0.0, 1.0, "!?")]])
+def test_a_timeline_without_a_word_has_only_times(entries: list[Entry]) -> None:
+    retriever = Retriever(entries, 1.0)
+    assert retriever.find(["a cat"]) == []
+    assert [found.entry for found in retriever.find(["at 0:00"])] == entries
