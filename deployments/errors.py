@@ -14,6 +14,7 @@
     │   ├── SlowBody            the request's body stopped coming
     │   └── RangeNotSatisfiable no byte of the range exists
     ├── Forbidden               the caller's role does not allow this
+    │   └── CloudNotAllowed     nothing of this analysis may leave the premises
     ├── UploadConflict          the upload has ended, or its parts are not what was announced
     ├── Deposed                 another runner has taken the analysis over
     ├── AnalysisConflict        the analysis is in no state for this, or the key names another one
@@ -31,6 +32,10 @@
     ├── DecoderLost             the decoder process died or passed its deadline
     ├── EngineFailed            the engine raised on this input
     │   └── ModelLoadFailed     the checkpoint cannot be loaded
+    ├── UpstreamFailed          no model outside has answered, at no attempt; it may later
+    │   ├── UpstreamSlow        it has not answered before the deadline
+    │   └── UpstreamRefused     it will not answer this: a wrong key, an unknown model, too much text
+    ├── BudgetExceeded          what the owner may spend in a day is spent
     ├── ReplicaLost             the replica died or is not there yet; try again
     └── Overloaded              queues are full; backpressure, not a failure
 
@@ -121,6 +126,10 @@ class Forbidden(AppError):
     http_status = 403
 
 
+class CloudNotAllowed(Forbidden):
+    code = "cloud_not_allowed"
+
+
 class UploadConflict(AppError):
     code = "upload_conflict"
     http_status = 409
@@ -206,6 +215,27 @@ class ModelLoadFailed(EngineFailed):
     code = "model_load_failed"
     http_status = 503
     retryable = False
+
+
+class UpstreamFailed(AppError):
+    code = "upstream_failed"
+    http_status = 502
+    retryable = True
+
+
+class UpstreamSlow(UpstreamFailed):
+    code = "upstream_slow"
+    http_status = 504
+
+
+class UpstreamRefused(UpstreamFailed):
+    code = "upstream_refused"
+    retryable = False
+
+
+class BudgetExceeded(AppError):
+    code = "budget_exceeded"
+    http_status = 429
 
 
 class ReplicaLost(AppError):

@@ -8,6 +8,8 @@ from typing import Any
 from ray import serve
 from ray.serve import Application, Deployment
 
+from deployments.chat.client import CHAT
+from deployments.chat.deployment import ChatProxy
 from deployments.vision.client import deployment_name
 from deployments.vision.deployment import VisionModel
 from serve_app.gateway import Gateway
@@ -27,7 +29,7 @@ _LOGGING = {
 
 
 def build_app(args: AppArgs) -> Application:
-    """Return the gateway bound to the runner and to one deployment per configured model.
+    """Return the gateway bound to the runner, to one deployment per configured model, and to the one that chats.
 
     The options here are those that follow from the code; replicas, resources and scaling are the YAML's.
     """
@@ -37,8 +39,12 @@ def build_app(args: AppArgs) -> Application:
     }
     # It waits on others all the time: without a word in the YAML it must not take a CPU from the decoders.
     runner = _deployment(AnalysisRunner, RUNNER, 1000, ray_actor_options={"num_cpus": 0}).bind(args, **models)
+    # Without a model outside nobody needs it. It waits on others all the time, too, and admits by itself.
+    chat = None
+    if args.chat.proxied:
+        chat = _deployment(ChatProxy, CHAT, 10_000, ray_actor_options={"num_cpus": 0}).bind(args.chat)
     # The gateway holds long streams and slow uploads and admits by itself, so Serve's own limit must not bind.
-    return _deployment(serve.ingress()(Gateway), GATEWAY, 10_000).bind(args, runner, **models)
+    return _deployment(serve.ingress()(Gateway), GATEWAY, 10_000).bind(args, runner, chat, **models)
 
 
 def _deployment(cls: type[Any], name: str, max_ongoing_requests: int, **options: Any) -> Deployment:

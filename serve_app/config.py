@@ -8,6 +8,7 @@ from pydantic import BaseModel, ValidationError
 from ray.serve.config import AutoscalingConfig
 from ray.serve.schema import DeploymentSchema, ServeApplicationSchema, ServeDeploySchema
 
+from deployments.chat.client import CHAT
 from deployments.errors import InvalidConfig
 from deployments.settings import VisionTuning
 from deployments.validation import parse
@@ -57,7 +58,7 @@ def check_config(config: dict[str, Any]) -> AppArgs:
 
 def _check_deployments(deployments: list[dict[str, Any]], args: AppArgs) -> None:
     vision = {deployment_name(model) for model in args.models}
-    known = {GATEWAY, RUNNER} | vision
+    known = {GATEWAY, RUNNER} | vision | ({CHAT} if args.chat.proxied else set())
     for deployment in deployments:
         name = deployment["name"]
         if name not in known:

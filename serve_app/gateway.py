@@ -13,7 +13,9 @@ from ray.exceptions import RayError
 from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
-from deployments.chat.catalog import provider
+from deployments.chat.client import ChatClient
+from deployments.chat.contracts import Provider
+from deployments.chat.extractive import Extractive
 from deployments.errors import AppError
 from deployments.native_heap import return_large_blocks, share_arenas
 from deployments.vision.catalog import model_info
@@ -46,12 +48,19 @@ _NUDGE_S = 0.2
 class Gateway:
     """A plain class: `build_app` makes it the app's ingress deployment."""
 
-    def __init__(self, args: AppArgs, runner: "DeploymentHandle[Any]", **models: "DeploymentHandle[Any]") -> None:
+    def __init__(
+        self,
+        args: AppArgs,
+        runner: "DeploymentHandle[Any]",
+        chat: "DeploymentHandle[Any] | None",
+        **models: "DeploymentHandle[Any]",
+    ) -> None:
         # Bodies of many MiB come and go here: their memory goes back to the kernel, not into a hundred threads' heaps.
         return_large_blocks()
         share_arenas(2)
         self._args = args
         self._runner = runner
+        self._chat = chat
         self._clients = {name.removeprefix(MODEL): VisionClient(handle) for name, handle in models.items()}
         self._last_known: dict[str, ModelStatus] = {}
         self._probes = Probes()
@@ -110,8 +119,11 @@ class Gateway:
 
     @functools.cached_property
     def chats(self) -> Chats:
-        providers = {name: provider(settings) for name, settings in self._args.chat.models.items()}
-        return Chats(self._store, self.analyses, providers, self._args.chat.default_model)
+        settings = self._args.chat
+        providers: dict[str, Provider] = {name: Extractive() for name in settings.models}
+        if self._chat is not None:
+            providers |= {name: ChatClient(name, one, self._chat) for name, one in settings.proxied.items()}
+        return Chats(self._store, self.analyses, providers, settings)
 
     @functools.cached_property
     def stats(self) -> Statistics:

@@ -72,18 +72,24 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """The next words of an answer; the last piece has `finish_reason`, `usage` and who `served_by`."""
+    """The next words of an answer; the last piece has `finish_reason`, `usage` and who `served_by`.
+
+    `attempts` counts the calls of models outside that the answer took, those that failed among them.
+    """
 
     text: str = ""
     finish_reason: FinishReason | None = None
     usage: Usage | None = None
     served_by: str | None = None
+    attempts: int = 0
 
 
 class Provider(Protocol):
-    """Answers chats, ignorant of Ray and of HTTP; `kind` is what `provider` is in the settings."""
+    """Answers chats, ignorant of HTTP; `kind` is what `provider` is in the settings."""
 
     kind: str
+    leaves_premises: bool
+    """Whether what it is asked goes to somebody else."""
 
     def answer(self, request: ChatRequest) -> AsyncGenerator[Piece, None]:
         """Yield the answer as it comes; the last piece, and only that, has a `finish_reason`. Raises AppError."""

@@ -16,6 +16,7 @@ class Extractive:
     """The provider that works without a key, a network or a GPU."""
 
     kind = NAME
+    leaves_premises = False
 
     async def answer(self, request: ChatRequest) -> AsyncGenerator[Piece, None]:
         """Yield a quotation a line. Raises InvalidOption where there is no video to quote."""

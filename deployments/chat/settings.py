@@ -1,4 +1,4 @@
-"""The settings of chat models: which there are, and which one answers by default."""
+"""The settings of chat models: which there are, who answers for them, and which one answers by default."""
 
 from typing import Annotated, Literal
 
@@ -9,24 +9,69 @@ from deployments.chat.extractive import NAME as EXTRACTIVE
 ChatModelName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]{0,62}$")]
 
 
-class ExtractiveSettings(BaseModel):
-    """A model that is none: it quotes the timeline."""
-
+class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ExtractiveSettings(_Frozen):
+    """A model that is none: it quotes the timeline."""
 
     provider: Literal["extractive"] = "extractive"
 
 
-class ChatSettings(BaseModel):
+class Upstream(_Frozen):
+    """A language model that litellm can reach."""
+
+    model: Annotated[str, Field(min_length=1)]
+    """As litellm spells it: `openai/gpt-4o-mini`, `anthropic/claude-sonnet-4-5`, `hosted_vllm/NAME`, …"""
+    api_base: str | None = None
+    """Its address, where that is not the provider's own."""
+    api_key_env: Annotated[str, Field(pattern=r"^[A-Z][A-Z0-9_]*$")] | None = None
+    """The environment variable, here or in `env_file`, with its key; None: it needs none."""
+
+
+class LitellmSettings(_Frozen):
+    """A model that others serve: the first of the upstreams that answers."""
+
+    provider: Literal["litellm"]
+    upstreams: Annotated[tuple[Upstream, ...], Field(min_length=1, max_length=8)]
+    leaves_premises: bool = True
+    """Whether what it is asked goes to somebody else: then it answers about analyses with `allow_cloud` alone."""
+    max_tokens: Annotated[int, Field(ge=1, le=2**20)] = 1024
+    """Of an answer, where the client does not say."""
+    deadline_s: Annotated[float, Field(gt=0.0, le=3600.0)] = 60.0
+    """Most seconds for a whole answer, with all attempts at it."""
+    concurrency: Annotated[int, Field(ge=1, le=1000)] = 32
+    """Most answers under way in one replica; what is more gets 503 and may come again."""
+    attempts: Annotated[int, Field(ge=1, le=10)] = 3
+    """Of one upstream, before the next one is asked."""
+    first_wait_s: Annotated[float, Field(ge=0.0, le=60.0)] = 1.0
+    """Before the second attempt; each later one waits twice as long, and all as long as the upstream asks for."""
+    cached_answers: Annotated[int, Field(ge=0, le=100_000)] = 256
+    """The same request again gets the same answer at no cost, for so many of the latest in one replica; 0: none."""
+
+
+ProviderSettings = Annotated[ExtractiveSettings | LitellmSettings, Field(discriminator="provider")]
+
+
+class ChatSettings(_Frozen):
     """The chat models by name. Without a word of them there is the one that needs no key and no network."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    models: Annotated[dict[ChatModelName, ExtractiveSettings], Field(min_length=1)] = {EXTRACTIVE: ExtractiveSettings()}
+    models: Annotated[dict[ChatModelName, ProviderSettings], Field(min_length=1)] = {EXTRACTIVE: ExtractiveSettings()}
     default_model: str = EXTRACTIVE
+    env_file: Annotated[str, Field(pattern=r"^/")] | None = None
+    """A file of NAME=value lines on every node, read again when it changes: keys are rotated without a restart."""
+    usd_per_owner_per_day: Annotated[float, Field(gt=0.0)] | None = None
+    """What one owner's chats may cost in a day (UTC); None: no limit. A model without a known price counts nothing."""
+    tokens_per_owner_per_day: Annotated[int, Field(ge=1)] | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> "ChatSettings":
         if self.default_model not in self.models:
             raise ValueError(f"default_model must be one of {', '.join(self.models)}, got {self.default_model!r}")
         return self
+
+    @property
+    def proxied(self) -> dict[str, LitellmSettings]:
+        """The models that the ChatProxy deployment answers for."""
+        return {name: one for name, one in self.models.items() if isinstance(one, LitellmSettings)}

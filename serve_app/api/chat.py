@@ -131,7 +131,8 @@ class CoveredObject(BaseModel):
 class ChatCompletion(BaseModel):
     """OpenAI's object, with Vidray's own fields after it.
 
-    `unsupported_citations` are marks in the answer that lie in no described clip of what was found for the question.
+    `served_by` is the model that answered, `attempts` how many calls of models outside it took. `unsupported_citations`
+    are marks in the answer that lie in no described clip of what was found for the question.
     """
 
     model_config = ConfigDict(json_schema_extra=shown(CHAT))
@@ -143,6 +144,7 @@ class ChatCompletion(BaseModel):
     choices: list[Choice]
     usage: UsageObject
     served_by: str
+    attempts: int
     citations: list[CitationObject]
     unsupported_citations: list[str]
     covered: list[CoveredObject]
@@ -165,7 +167,11 @@ _ANSWERS: dict[int | str, dict[str, Any]] = {
         "description": "The answer; with `stream`, chunks of it as server-sent events that end with `[DONE]`",
         "content": {"text/event-stream": {"schema": {"type": "string"}, "example": CHAT_STREAM}},
     },
+    403: {"model": ErrorAnswer, "description": "Not your role, or the analysis may not be told to a model outside"},
     404: {"model": ErrorAnswer, "description": "No such analysis of yours, or no such chat model"},
+    429: {"model": ErrorAnswer, "description": "The day's budget is spent"},
+    502: {"model": ErrorAnswer, "description": "The chat model does not answer, or refuses"},
+    504: {"model": ErrorAnswer, "description": "The chat model was too slow"},
 }
 
 
@@ -238,6 +244,7 @@ def _own(answer: Answer) -> dict[str, Any]:
     """Return what OpenAI's object does not have, known at the end of an answer."""
     return {
         "served_by": answer.last.served_by,
+        "attempts": answer.last.attempts,
         "citations": [
             CitationObject(
                 analysis_id=one.analysis_id, clip=one.clip, start_s=one.start_s, end_s=one.end_s

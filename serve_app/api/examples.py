@@ -81,6 +81,7 @@ CHAT: dict[str, JsonValue] = {
     "choices": [{"index": 0, "message": {"role": "assistant", "content": _ANSWER}, "finish_reason": "stop"}],
     "usage": {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0, "usd": 0.0},
     "served_by": "extractive",
+    "attempts": 0,
     "citations": _CITATIONS,
     "unsupported_citations": [],
     "covered": [
@@ -110,6 +111,7 @@ EXCHANGE: dict[str, JsonValue] = {
     "citations": _CITATIONS,
     "unsupported_citations": [],
     "usage": {"prompt_tokens": 0, "completion_tokens": 0, "usd": 0.0},
+    "attempts": 0,
 }
 PART: dict[str, JsonValue] = {
     "id": "part_019ab0c1e0a1b2c3d4e5f607",

@@ -31,6 +31,8 @@ class Exchange:
     citations: tuple[Citation, ...]
     unsupported_citations: tuple[str, ...]
     usage: Usage
+    attempts: int
+    """Calls of models outside that the answer took, those that failed among them."""
 
     def dumps(self) -> bytes:
         return json.dumps(asdict(self), ensure_ascii=False, indent=1).encode()

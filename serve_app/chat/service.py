@@ -11,11 +11,13 @@ from obstore.store import ObjectStore
 
 from deployments.chat.citations import Cited, cited, mark
 from deployments.chat.contracts import ChatOptions, ChatRequest, Passage, Piece, Provider, Turn
-from deployments.errors import InvalidOption, UnknownModel
+from deployments.chat.settings import ChatSettings
+from deployments.errors import CloudNotAllowed, InvalidOption, UnknownModel
 from pipelines.ids import new_id
 from pipelines.retrieval import MOST, Found
 from serve_app.analyses.followed import View
 from serve_app.analyses.service import Analyses
+from serve_app.chat.budget import Budget
 from serve_app.chat.history import Exchange, History
 from serve_app.chat.timelines import Timelines
 from serve_app.principal import Principal
@@ -53,20 +55,24 @@ class Chats:
     """Chat about every owner's analyses, by the chat models in `providers`."""
 
     def __init__(
-        self, store: ObjectStore, analyses: Analyses, providers: Mapping[str, Provider], default_model: str
+        self, store: ObjectStore, analyses: Analyses, providers: Mapping[str, Provider], settings: ChatSettings
     ) -> None:
         self._analyses = analyses
         self._providers = providers
-        self.default_model = default_model
-        others = sorted(set(providers) - {default_model})
-        self.models = {name: providers[name].kind for name in (default_model, *others)}
+        self._default_model = settings.default_model
+        others = sorted(set(providers) - {self._default_model})
+        self.models = {name: providers[name].kind for name in (self._default_model, *others)}
         """The kinds of provider by the models' names, the default one first."""
         self._timelines = Timelines(store)
+        self._budget = Budget(store, settings)
         self.history = History(store)
 
     async def ask(self, principal: Principal, asked: AskedChat) -> Answer:
-        """Find what is known and begin the answer. Raises NotFound, UnknownModel, InvalidOption, StorageFailed."""
-        name = asked.model or self.default_model
+        """Find what is known and begin the answer.
+
+        Raises NotFound, UnknownModel, InvalidOption, CloudNotAllowed, BudgetExceeded, StorageFailed.
+        """
+        name = asked.model or self._default_model
         if name not in self._providers:
             raise UnknownModel(f"expected one of the chat models {', '.join(self._providers)}, got {name!r}")
         if len(set(asked.analysis_ids)) != len(asked.analysis_ids) or len(asked.analysis_ids) > MAX_ANALYSES:
@@ -75,6 +81,9 @@ class Chats:
                 param="analysis_id",
             )
         views = [await self._analyses.get(principal, one) for one in asked.analysis_ids]
+        if self._providers[name].leaves_premises:
+            _require_allowed(name, views)
+        await self._budget.require(principal)
         request = ChatRequest(
             asked.turns,
             asked.analysis_ids,
@@ -111,8 +120,21 @@ class Chats:
                 if piece.finish_reason is not None:
                     answer.text, answer.last = "".join(told), piece
                     answer.cited = cited(answer.text, request.passages)
-                    await to_the_end(self.history.keep(principal, _exchange(answer, request)))
+                    await to_the_end(self._keep(principal, _exchange(answer, request)))
                 yield piece
+
+    async def _keep(self, principal: Principal, exchange: Exchange) -> None:
+        await self._budget.record(principal, exchange.id, exchange.usage)
+        await self.history.keep(principal, exchange)
+
+
+def _require_allowed(model: str, views: Sequence[View]) -> None:
+    for view in views:
+        if not view.request.options.allow_cloud:
+            raise CloudNotAllowed(
+                f"expected a chat model on the premises for {view.request.id}, whose allow_cloud is off, got {model!r}",
+                param="model",
+            )
 
 
 def _exchange(answer: Answer, request: ChatRequest) -> Exchange:
@@ -132,6 +154,7 @@ def _exchange(answer: Answer, request: ChatRequest) -> Exchange:
         citations=tuple(answer.cited.citations),
         unsupported_citations=tuple(answer.cited.unsupported),
         usage=last.usage,
+        attempts=last.attempts,
     )
 
 

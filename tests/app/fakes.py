@@ -2,14 +2,16 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 from obstore.store import ObjectStore
 
+from deployments.chat.contracts import Provider
 from deployments.chat.extractive import NAME as EXTRACTIVE
 from deployments.chat.extractive import Extractive
+from deployments.chat.settings import ChatSettings
 from deployments.contracts import Caption, DescribeRequest, ModelInfo
 from deployments.errors import ClipRejected
 from deployments.vision.deployment import ModelStatus
@@ -70,7 +72,7 @@ class FakeServices:
         infos = {status.info.name: status.info for status in statuses}
         self.sources = Sources(SourceSettings(), max_bytes=MAX_FILE_BYTES)
         self.analyses = Analyses(store, self.files, infos, self._nudge)
-        self.chats = Chats(store, self.analyses, {EXTRACTIVE: Extractive()}, EXTRACTIVE)
+        self.talk_by({EXTRACTIVE: Extractive()}, ChatSettings())
         self.default_model = next(iter(infos), "none")
         self.statuses = list(statuses)
         self.error: Exception | None = None
@@ -81,6 +83,9 @@ class FakeServices:
             self.files, self.analyses, self.model_statuses, self._replicas, uploads=lambda: self.upload_figures
         )
         self.stats = Statistics(store, sources, started_s=time.monotonic())
+
+    def talk_by(self, providers: Mapping[str, Provider], settings: ChatSettings) -> None:
+        self.chats = Chats(self._store, self.analyses, providers, settings)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:

@@ -26,13 +26,16 @@ def clip_data(index: int, **fields: object) -> dict[str, object]:
 class Analysis:
     """An analysis of `clips` clips whose events are appended `together` to an object."""
 
-    def __init__(self, store: ObjectStore, clips: int, owner: str = "ann", together: int = 1) -> None:
+    def __init__(
+        self, store: ObjectStore, clips: int, owner: str = "ann", together: int = 1, *, allow_cloud: bool = False
+    ) -> None:
         self.id = new_id("ana")
         self.clips = clips
         self.ledger = AnalysisLedger(store, owner, self.id)
         self.events: list[Event] = []
         self._owner = owner
         self._together = together
+        self._allow_cloud = allow_cloud
 
     async def submit(self) -> None:
         await self.ledger.submit(
@@ -47,7 +50,7 @@ class Analysis:
                 source="owners/x",
                 video=VideoInfo(10.0 * self.clips, 64, 48, 25.0, 0, "h264", False, 0.0),
                 model_revision=MODEL.revision,
-                options=AnalysisOptions(model="sim"),
+                options=AnalysisOptions(model="sim", allow_cloud=self._allow_cloud),
             )
         )
 

@@ -10,6 +10,7 @@ from fastapi.testclient import TestClient
 from obstore.store import ObjectStore
 
 from deployments.chat.contracts import ChatRequest, Piece, Usage
+from deployments.chat.settings import ChatSettings
 from deployments.errors import ReplicaLost
 from deployments.settings import VisionSettings
 from deployments.vision.catalog import model_info
@@ -155,6 +156,7 @@ class Broken:
     """Says a word, and then can say no more."""
 
     kind = "broken"
+    leaves_premises = False
 
     def __init__(self, *words: str) -> None:
         self._words = words
@@ -166,9 +168,9 @@ class Broken:
 
 
 def test_a_stream_that_breaks_off_ends_with_an_error_and_is_not_kept(
-    http: TestClient, services: FakeServices, one: str, monkeypatch: pytest.MonkeyPatch
+    http: TestClient, services: FakeServices, one: str
 ) -> None:
-    monkeypatch.setitem(services.chats._providers, "extractive", Broken("One", " two"))
+    services.talk_by({"extractive": Broken("One", " two")}, ChatSettings())
     asked = {"messages": [{"role": "user", "content": "?"}], "analysis_id": one, "stream": True}
     answer = http.post("/v1/chat/completions", json=asked)
     *said, error = [json.loads(block.removeprefix("data: ")) for block in answer.text.strip().split("\n\n")]
@@ -179,9 +181,9 @@ def test_a_stream_that_breaks_off_ends_with_an_error_and_is_not_kept(
 
 
 def test_an_answer_that_never_begins_is_a_failure_by_its_status(
-    http: TestClient, services: FakeServices, one: str, monkeypatch: pytest.MonkeyPatch
+    http: TestClient, services: FakeServices, one: str
 ) -> None:
-    monkeypatch.setitem(services.chats._providers, "extractive", Broken())
+    services.talk_by({"extractive": Broken()}, ChatSettings())
     for stream in (True, False):
         asked = {"messages": [{"role": "user", "content": "?"}], "analysis_id": one, "stream": stream}
         answer = http.post("/v1/chat/completions", json=asked)
@@ -192,16 +194,15 @@ class Inventive:
     """Cites what it was never shown."""
 
     kind = "inventive"
+    leaves_premises = False
 
     async def answer(self, request: ChatRequest) -> AsyncGenerator[Piece, None]:
         yield Piece("It is so [0:10-0:20], and so [7:00-7:10].")
         yield Piece(finish_reason="stop", usage=Usage(7, 5, 0.25), served_by="made up")
 
 
-def test_a_citation_of_what_was_not_described_is_told_apart(
-    http: TestClient, services: FakeServices, one: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(services.chats._providers, "extractive", Inventive())
+def test_a_citation_of_what_was_not_described_is_told_apart(http: TestClient, services: FakeServices, one: str) -> None:
+    services.talk_by({"extractive": Inventive()}, ChatSettings())
     completion = ask(http, "the blue circle", analysis_id=one)
     assert [citation["clip"] for citation in completion["citations"]] == [1]
     assert completion["unsupported_citations"] == ["[7:00-7:10]"]
