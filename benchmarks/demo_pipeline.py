@@ -68,12 +68,13 @@ class Film:
             yield FrameBatch(render(scene, self.times_s, *size), np.array(self.times_s))
 
 
-def write_film(folder: Path, form: Format, count: int, mix: Mix, seed: int) -> Film:
-    """Draw `count` scenes of combinations that were never trained on, and write them as a file in `folder`."""
+def write_film(folder: Path, form: Format, count: int, mix: Mix, seed: int, combinations: str = "held_out") -> Film:
+    """Draw `count` scenes, by default of combinations never trained on, and write them as a file in `folder`."""
     rng = np.random.default_rng([seed, *form.size])
     aspect = form.size[0] / form.size[1]
     scenes = tuple(
-        sample_spec(rng, duration_s=form.scene_s, aspect=aspect, mix=mix, combinations="held_out") for _ in range(count)
+        sample_spec(rng, duration_s=form.scene_s, aspect=aspect, mix=mix, combinations=combinations)
+        for _ in range(count)
     )
     path = folder / f"{seed}-{form.size[0]}x{form.size[1]}.mp4"
     write_scenes(path, scenes, fps=FILE_FPS, size=form.size, crf=form.crf)

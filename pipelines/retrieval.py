@@ -1,12 +1,14 @@
 """Find the clips of a timeline that a question is about: by its words (BM25) and by the times that it names.
 
-BM25 is that of Lucene, by the library bm25s, of stemmed words and without those that say nothing. The words of earlier
-turns count, too, each half as much as the next one, so that "and what colour was it?" is about the same thing.
+BM25 is that of Lucene, by the library bm25s, over stemmed words and pairs of them, without those that say nothing. The
+words of earlier turns count, too, each half as much as the next one's, so that "and what colour was it?" is about the
+same thing.
 """
 
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import bm25s
@@ -92,7 +94,8 @@ class Retriever:
         weight = 1.0
         for tokens in reversed(_tokens(questions)):
             if known := [token for token in tokens if token in self._vocabulary]:
-                scores += weight * self._index.get_scores(known)
+                # By word, so that a short question is not drowned by the long one before it.
+                scores += weight / len(tokens) * self._index.get_scores(known)
             weight *= _FADE
         return scores
 
@@ -110,4 +113,5 @@ def _tokens(texts: Sequence[str]) -> list[list[str]]:
     tokens: list[list[str]] = bm25s.tokenize(
         list(texts), stopwords="en", stemmer=stemmer, return_ids=False, show_progress=False
     )
-    return tokens
+    # Neighbours together count beside the words: "red circle" is no blue circle beside a red star.
+    return [words + [f"{first} {second}" for first, second in pairwise(words)] for words in tokens]

@@ -50,6 +50,7 @@ def test_models_are_listed_as_openai_does_with_their_state_and_notice() -> None:
     assert [(model["id"], model["object"], model["state"]) for model in body["data"]] == [
         ("demo", "model", "ready"),
         ("demo", "model", "failed"),
+        ("extractive", "model", "ready"),
     ]
     assert "only drawn scenes" in body["data"][0]["notice"]
     assert body["data"][1]["error"] == "no weights"

@@ -57,7 +57,7 @@ def run(script: str, folder: Path) -> str:
 def test_the_walk_through_the_api_does_what_it_says(host: str, folder: Path) -> None:
     script = f"\necho; echo '{MARK}'\n".join(blocks())
     assert PRINTED in script
-    uploaded, watched, shown, stopped, in_parts, removed = run(script.replace(PRINTED, host), folder).split(MARK)
+    uploaded, watched, shown, stopped, in_parts, asked, removed = run(script.replace(PRINTED, host), folder).split(MARK)
     size = (folder / "film.mp4").stat().st_size
     assert json.loads(uploaded)["bytes"] == size
     assert watched.count("event: clip") == 6
@@ -73,6 +73,9 @@ def test_the_walk_through_the_api_does_what_it_says(host: str, folder: Path) -> 
     assert [told in stopped for told in ('"status": "cancelled"', '"status": "completed"')] == [True, True]
     completed = json.loads(in_parts)
     assert (completed["status"], completed["file"]["bytes"]) == ("completed", size)
+    answer, kept = (json.loads(line) for line in asked.replace("}{", "}\n{").strip().splitlines())
+    assert answer["citations"]
+    assert [exchange["id"] for exchange in kept["data"]] == [answer["id"]]
     assert removed.count('"deleted":true') == 3
     assert httpx2.get(f"http://{host}/v1/files").json()["data"] == []
 
@@ -87,6 +90,7 @@ def test_the_commands_within_the_text_do_what_they_say(host: str, folder: Path) 
     commands = inline()
     assert len(commands) >= 6
     for command in commands:
-        printed = command.replace("FILE_ID", file_id).replace("/ID/", f"/{analysis}/").replace(PRINTED, host)
+        printed = command.replace("FILE_ID", file_id).replace(PRINTED, host)
+        printed = printed.replace("/ID/", f"/{analysis}/").replace('"ID"', f'"{analysis}"')
         told = run(printed.replace("curl ", "curl -sS --fail-with-body ", 1) + " > told; wc -c < told", folder)
         assert int(told) > 0, command
