@@ -196,9 +196,9 @@ def _first_word_s(client: OpenAI, model: str, question: str) -> float:
 def main() -> None:
     """Measure all three, print the table, write benchmarks/results/chat.json."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--films", type=int, default=10)
+    parser.add_argument("--films", type=int, default=12)
     parser.add_argument("--scenes", type=int, default=24, help="in each film")
-    parser.add_argument("--questions", type=int, default=200)
+    parser.add_argument("--questions", type=int, default=204)
     parser.add_argument("--rounds", type=int, default=60, help="of first words")
     parser.add_argument("--dry-run", action="store_true", help="print the figures and write no file")
     args = parser.parse_args()
