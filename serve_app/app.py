@@ -37,12 +37,11 @@ def build_app(args: AppArgs) -> Application:
         MODEL + name: _deployment(VisionModel, deployment_name(name), 64).bind(name, settings)
         for name, settings in args.models.items()
     }
-    # It waits on others all the time: without a word in the YAML it must not take a CPU from the decoders.
-    runner = _deployment(AnalysisRunner, RUNNER, 1000, ray_actor_options={"num_cpus": 0}).bind(args, **models)
-    # Without a model outside nobody needs it. It waits on others all the time, too, and admits by itself.
-    chat = None
-    if args.chat.proxied:
-        chat = _deployment(ChatProxy, CHAT, 10_000, ray_actor_options={"num_cpus": 0}).bind(args.chat)
+    # They wait on others all the time: without a word in the YAML they must not take a CPU from the decoders.
+    waiting = {"ray_actor_options": {"num_cpus": 0}}
+    # Without a model outside nobody needs the proxy. It admits by itself.
+    chat = _deployment(ChatProxy, CHAT, 10_000, **waiting).bind(args.chat) if args.chat.proxied else None
+    runner = _deployment(AnalysisRunner, RUNNER, 1000, **waiting).bind(args, chat, **models)
     # The gateway holds long streams and slow uploads and admits by itself, so Serve's own limit must not bind.
     return _deployment(serve.ingress()(Gateway), GATEWAY, 10_000).bind(args, runner, chat, **models)
 

@@ -4,13 +4,17 @@ import asyncio
 from typing import Any
 
 import ray
+from obstore.store import ObjectStore
 from ray.serve.handle import DeploymentHandle
 
+from deployments.chat.client import ChatClient
 from deployments.errors import EngineFailed
 from deployments.vision.catalog import model_info
 from deployments.vision.client import VisionClient
 from serve_app.analyses.lease import Node
 from serve_app.analyses.runner import Runner, RunnerSettings
+from serve_app.analyses.stories import Stories
+from serve_app.chat.budget import Budget
 from serve_app.settings import MODEL, AppArgs
 from serve_app.storage import open_storage, until_in_use
 
@@ -24,8 +28,9 @@ def _known_nodes() -> dict[str, bool]:
 class AnalysisRunner:
     """A plain class: `build_app` makes it the app's `runner` deployment."""
 
-    def __init__(self, args: AppArgs, **models: "DeploymentHandle[Any]") -> None:
+    def __init__(self, args: AppArgs, chat: "DeploymentHandle[Any] | None", **models: "DeploymentHandle[Any]") -> None:
         self._args = args
+        self._chat = chat
         self._models = {
             name: (model_info(name, args.models[name]), VisionClient(models[MODEL + name])) for name in args.models
         }
@@ -52,5 +57,13 @@ class AnalysisRunner:
         await until_in_use(self._args.storage, poll_s=_POLL_S)
         settings = RunnerSettings(in_flight_clips=self._args.in_flight_clips, decode_cpus=self._args.decode_cpus)
         node = Node(ray.get_runtime_context().get_node_id(), _known_nodes)
-        self._runner = Runner(open_storage(self._args.storage), self._models, node, settings)
+        store = open_storage(self._args.storage)
+        self._runner = Runner(store, self._models, node, settings, self._stories(store))
         await self._runner.run_forever()
+
+    def _stories(self, store: ObjectStore) -> Stories | None:
+        chat = self._args.chat
+        if chat.summary_model is None or self._chat is None:
+            return None
+        teller = ChatClient(chat.summary_model, chat.proxied[chat.summary_model], self._chat)
+        return Stories(chat.summary_model, teller, Budget(store, chat), chat.summary_chars)

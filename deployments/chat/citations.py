@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from deployments.chat.contracts import Passage
 
 _TIME = r"(?:\d+:)?\d{1,2}:\d{2}(?:\.\d+)?"
-_MARK = re.compile(rf"\[(?:([A-Z]+) )?({_TIME})\s*[-–—]\s*({_TIME})\]")
+MARK = re.compile(rf"\[(?:([A-Z]+) )?({_TIME})\s*[-–—]\s*({_TIME})\]")
 _SLACK_S = 0.01
 """Marks are written to the hundredth of a second."""
 
@@ -46,7 +46,7 @@ def cited(text: str, passages: Sequence[Passage]) -> Cited:
     """
     citations: dict[Citation, None] = {}
     unsupported: dict[str, None] = {}
-    for found in _MARK.finditer(text):
+    for found in MARK.finditer(text):
         label, start_s, end_s = found[1] or "", _seconds(found[2]), _seconds(found[3])
         passage = _support(label, start_s, end_s, passages)
         if passage is None:
@@ -70,7 +70,7 @@ def _support(label: str, start_s: float, end_s: float, passages: Iterable[Passag
 
 
 def _label(passage: Passage) -> str:
-    found = _MARK.fullmatch(passage.mark)
+    found = MARK.fullmatch(passage.mark)
     return (found[1] or "") if found else ""
 
 

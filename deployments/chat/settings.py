@@ -59,6 +59,10 @@ class ChatSettings(_Frozen):
 
     models: Annotated[dict[ChatModelName, ProviderSettings], Field(min_length=1)] = {EXTRACTIVE: ExtractiveSettings()}
     default_model: str = EXTRACTIVE
+    summary_model: str | None = None
+    """The model outside that writes the summaries of analyses that it may be told about; None: they quote captions."""
+    summary_chars: Annotated[int, Field(ge=8_000, le=4_000_000)] = 24_000
+    """Most characters of captions in one of its calls; a token is about four of English text."""
     env_file: Annotated[str, Field(pattern=r"^/")] | None = None
     """A file of NAME=value lines on every node, read again when it changes: keys are rotated without a restart."""
     usd_per_owner_per_day: Annotated[float, Field(gt=0.0)] | None = None
@@ -69,6 +73,9 @@ class ChatSettings(_Frozen):
     def _consistent(self) -> "ChatSettings":
         if self.default_model not in self.models:
             raise ValueError(f"default_model must be one of {', '.join(self.models)}, got {self.default_model!r}")
+        if self.summary_model is not None and self.summary_model not in self.proxied:
+            outside = ", ".join(self.proxied) or "none"
+            raise ValueError(f"summary_model must be a litellm model of these: {outside}, got {self.summary_model!r}")
         return self
 
     @property

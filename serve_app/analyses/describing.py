@@ -19,6 +19,7 @@ from pipelines.video import ClipPlan
 from serve_app.analyses.cache import CaptionCache
 from serve_app.analyses.record import Record
 from serve_app.analyses.request import AnalysisRequest
+from serve_app.analyses.stories import Stories
 from serve_app.analyses.tally import Tally
 from serve_app.analyses.turns import IsOver, Turns
 
@@ -34,6 +35,7 @@ class Means:
     turns: Turns
     decode_cpus: float
     tally: Tally
+    stories: Stories | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -93,6 +93,8 @@ class Run:
             recorded = await self._take_up(rounds, clips, told, scribe, record)
             stopped = await self._describe(clips, recorded, progress, record)
             result = self._result(clips, record.outcomes, stopped)
+            if result["summary"] is not None and stopped is None:
+                result["summary"] = await self._retold(result["summary"], list(record.outcomes.values()))
         except (Deposed, StorageFailed):
             raise
         except Exception as error:
@@ -160,6 +162,13 @@ class Run:
         deadline_s = request.options.deadline_s
         give_up_s = None if deadline_s is None else (progress.started_at or time.time()) + deadline_s
         return await describing.until_stopped(pending, Stop(self._cancelled, give_up_s)) if pending else None
+
+    async def _retold(self, summary: dict[str, Any], outcomes: list[ClipOutcome]) -> dict[str, Any]:
+        stories = self._means.stories
+        if stories is None:
+            return summary
+        outcomes.sort(key=lambda outcome: outcome.index)
+        return await stories.retell(summary, self._request, outcomes, self._cancelled, self._moved)
 
     def _result(
         self, clips: list[ClipPlan], outcomes: dict[int, ClipOutcome], stopped: AppError | None

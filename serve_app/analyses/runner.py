@@ -23,6 +23,7 @@ from serve_app.analyses.queue import Waiting
 from serve_app.analyses.reports import REPORT_S, Reporter
 from serve_app.analyses.request import AnalysisRequest
 from serve_app.analyses.run import Run
+from serve_app.analyses.stories import Stories
 from serve_app.analyses.tally import Metered, Tally
 from serve_app.analyses.turns import Turns
 
@@ -70,6 +71,7 @@ class Runner:
         models: Mapping[str, tuple[ModelInfo, Describer]],
         node: Node,
         settings: RunnerSettings,
+        stories: Stories | None = None,
     ) -> None:
         self._store = store
         self._node = node
@@ -87,6 +89,7 @@ class Runner:
             Turns(settings.decoding, settings.turn_s),
             settings.decode_cpus,
             self._tally,
+            stories,
         )
         self._running: dict[str, _Work] = {}
         self._asked: dict[str, tuple[AnalysisLedger, AnalysisRequest]] = {}

@@ -25,6 +25,7 @@ from serve_app.analyses.reports import Reports
 from serve_app.analyses.request import AnalysisOptions, AnalysisRequest
 from serve_app.analyses.runner import Runner, RunnerSettings
 from serve_app.analyses.service import Analyses
+from serve_app.analyses.stories import Stories
 from serve_app.analyses.submission import MAX_QUEUED, Asked
 from serve_app.analyses.tally import Report
 from serve_app.files import Files
@@ -56,6 +57,7 @@ class House:
         self.nodes = {"node": True}
         self.files = Files(store, self._probe, max_bytes=1000)
         self.service = Analyses(store, self.files, {"sim": MODEL}, self._nudge)
+        self.stories: Stories | None = None
 
     async def _probe(self, path: Path) -> VideoInfo:
         return VideoInfo(10.0 * CLIPS, 64, 48, 25.0, 0, "h264", False, 0.0)
@@ -77,7 +79,7 @@ class House:
         known: Callable[[], dict[str, bool]] | None = None,
     ) -> "asyncio.Task[None]":
         served = dict.fromkeys(models, (MODEL, self.model))
-        runner = Runner(self.store, served, Node(node, known or (lambda: self.nodes)), settings)
+        runner = Runner(self.store, served, Node(node, known or (lambda: self.nodes)), settings, self.stories)
         return asyncio.create_task(runner.run_forever())
 
     def gateway(self, max_queued: int = MAX_QUEUED) -> Analyses:
