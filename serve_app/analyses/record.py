@@ -1,14 +1,19 @@
 """What stands of one analysis: each outcome is committed, told and counted once."""
 
+import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import asdict
 
 from pipelines.outcome import ClipOutcome
+from pipelines.summary import summary_of
 from serve_app.analyses.ledger import AnalysisLedger, Claim
 from serve_app.analyses.request import AnalysisRequest
 from serve_app.analyses.scribe import Scribe, Told
 from serve_app.analyses.tally import Tally
+
+FIRST_SUMMARY_CLIPS = 8
+"""A power of two. All summaries on the way together read each clip twice, however long the video."""
 
 
 class Record:
@@ -22,6 +27,7 @@ class Record:
         scribe: Scribe,
         tally: Tally,
         on_told: Callable[[], None],
+        clips_total: int,
     ) -> None:
         self._ledger = ledger
         self._round = claim.round
@@ -29,6 +35,7 @@ class Record:
         self._scribe = scribe
         self._tally = tally
         self._on_told = on_told
+        self._clips_total = clips_total
         self.first_caption_due = False
         self.outcomes: dict[int, ClipOutcome] = {}
 
@@ -38,7 +45,10 @@ class Record:
 
     async def tell(self, outcome: ClipOutcome) -> None:
         """Tell an outcome that is committed. Raises Deposed, StorageFailed."""
+        is_new = outcome.index not in self.outcomes
         self.outcomes[outcome.index] = outcome
+        # Taken now: others are told while this one is.
+        so_far = list(self.outcomes.values()) if is_new and self._is_due(len(self.outcomes)) else []
         told: list[Told] = [("clip", outcome.as_json() | {"round": self._round})]
         if outcome.events_error is not None:
             # In one object with the clip's own event, by which a later attempt knows that both are told.
@@ -50,3 +60,16 @@ class Record:
             self.first_caption_due = False
             self._tally.first_caption(time.time() - self._request.created_at)
         self._on_told()
+        if so_far:
+            await self._tell_summary(so_far)
+
+    def _is_due(self, clips: int) -> bool:
+        """Say whether a summary of so many clips is worth telling: of a few, then each time they have doubled."""
+        few, all_ = FIRST_SUMMARY_CLIPS, self._clips_total
+        return self._request.options.summary and few <= clips < all_ and clips.bit_count() == 1
+
+    async def _tell_summary(self, outcomes: list[ClipOutcome]) -> None:
+        outcomes.sort(key=lambda outcome: outcome.index)
+        summary = await asyncio.to_thread(summary_of, outcomes)
+        partial = {"round": self._round, "partial": True, "clips_total": self._clips_total, "clips": len(outcomes)}
+        await self._scribe.tell("summary", partial | summary)

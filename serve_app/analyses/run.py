@@ -85,10 +85,11 @@ class Run:
 
     async def _bring_to_end(self, rounds: list[Round], progress: Progress, told: set[int]) -> None:
         scribe = Scribe(self._ledger.journal, progress.last_id)
-        record = Record(self._ledger, self._claim, self._request, scribe, self._means.tally, self._moved)
-        record.first_caption_due = self._claim.round == 0 and progress.first_caption_at is None
         # What was accepted is described, whatever the model would take today.
-        clips = plan_clips(self._request.video, self._request.options.sampling, max_frames=sys.maxsize)
+        sampling = self._request.options.sampling
+        clips = await asyncio.to_thread(plan_clips, self._request.video, sampling, max_frames=sys.maxsize)
+        record = Record(self._ledger, self._claim, self._request, scribe, self._means.tally, self._moved, len(clips))
+        record.first_caption_due = self._claim.round == 0 and progress.first_caption_at is None
         try:
             recorded = await self._take_up(rounds, clips, told, scribe, record)
             stopped = await self._describe(clips, recorded, progress, record)
@@ -107,7 +108,7 @@ class Run:
         if result["summary"] is None:
             await scribe.tell_together(done)
         else:
-            await scribe.tell_together(("summary", named | result["summary"]), done)
+            await scribe.tell_together(("summary", named | {"partial": False} | result["summary"]), done)
         self._means.tally.finished(result["status"])
 
     async def _take_up(

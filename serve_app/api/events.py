@@ -60,7 +60,8 @@ async def watch_by_sse(
 ) -> Response:
     """Stream `progress`, `clip`, `warning`, `summary` and `done` events; `Last-Event-ID` or `after` goes on behind one.
 
-    A stream that ends without `done` goes on when asked again, as an EventSource does by itself.
+    A `summary` replaces the one before; the first comes after a few clips, and all but the last are `partial`. A stream
+    that ends without `done` goes on when asked again, as an EventSource does by itself.
     """
     if last_event_id is not None and last_event_id.isdecimal() and last_event_id.isascii():
         after = int(last_event_id)

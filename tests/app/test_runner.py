@@ -13,6 +13,7 @@ import pytest
 from deployments.errors import AnalysisConflict, Deposed, NotFound, StorageFailed, UnknownModel
 from pipelines.plan import SamplingOptions
 from pipelines.store import open_store, sizes_below
+from serve_app.analyses import record as record_module
 from serve_app.analyses.followed import View
 from serve_app.analyses.journal import Event, Journal
 from serve_app.analyses.ledger import AnalysisLedger
@@ -64,6 +65,43 @@ def test_events_are_numbered_without_gaps_and_taken_up_anywhere(play: Play) -> N
         assert await house.events(one) == live, "told again as it was"
         for after in range(len(live)):
             assert await house.events(one, after) == live[after:]
+
+    play(scenario)
+
+
+def test_a_summary_of_what_is_there_comes_early_and_each_time_that_has_doubled(
+    play: Play, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(record_module, "FIRST_SUMMARY_CLIPS", 2)
+
+    async def scenario(house: House) -> None:
+        house.model.bad = {10.0}
+        one = (await house.submit()).request.id
+        house.start()
+        await house.done(one)
+        events = await house.events(one)
+        assert [event.id for event in events] == list(range(1, len(events) + 1))
+        told = [event.data for event in events if event.type == "summary"]
+        assert [(data["partial"], data.get("clips")) for data in told] == [(True, 2), (True, 4), (False, None)]
+        for data in told[:-1]:
+            before = [event.data for event in events if event.type == "clip"]
+            seen = {clip["index"] for clip in before if "text" in clip}
+            cited = {citation["clip"] for passage in data["passages"] for citation in passage["citations"]}
+            assert cited
+            assert cited <= seen
+        assert [gap["start_s"] for gap in told[-1]["not_described"]] == [10.0]
+
+    play(scenario)
+
+
+def test_without_a_summary_none_is_told_early(play: Play, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(record_module, "FIRST_SUMMARY_CLIPS", 2)
+
+    async def scenario(house: House) -> None:
+        one = (await house.submit(summary=False)).request.id
+        house.start()
+        await house.done(one)
+        assert "summary" not in {event.type for event in await house.events(one)}
 
     play(scenario)
 
