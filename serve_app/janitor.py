@@ -17,6 +17,7 @@ from pipelines.ids import is_id, made_at_s
 from pipelines.leftovers import remove_leftovers
 from serve_app.analyses.ledger import remove_deleted
 from serve_app.analyses.reports import remove_old_reports
+from serve_app.chat.budget import remove_old
 from serve_app.files import Files
 from serve_app.principal import Principal, Role
 from serve_app.retention import Retention
@@ -37,6 +38,7 @@ class Swept:
     sources: int = 0
     analyses: int = 0
     reports: int = 0
+    spent_days: int = 0
     leftovers: int = 0
     pending_uploads: int = field(default=0, compare=False)
 
@@ -68,6 +70,7 @@ async def sweep(store: ObjectStore, files: Files, uploads: Uploads, *, now_s: fl
         with _left_alone(f"owners/{owner}"):
             principal = Principal(owner, Role.ADMIN)
             swept.analyses += await remove_deleted(store, owner, now_s)
+            swept.spent_days += await remove_old(store, owner, now_s)
             await _sweep_uploads(store, uploads, principal, now_s, swept)
             await _sweep_files(store, files, principal, now_s, swept)
     swept.reports = await remove_old_reports(store, now_s)

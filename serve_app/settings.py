@@ -79,6 +79,8 @@ class AdmissionSettings(BaseModel):
     """Requests for bytes of a video."""
     watchers: Annotated[int, Field(ge=1, le=6000)] = 4000
     """Event streams and WebSockets."""
+    chats: Annotated[int, Field(ge=1, le=1000)] = 200
+    """Answers under way, which last as long as a model outside takes."""
     requests: Annotated[int, Field(ge=1, le=1000)] = 500
     """All others; what asks for the gateway's health is not counted."""
     queued_analyses: Annotated[int, Field(ge=1, le=1_000_000)] = 10_000

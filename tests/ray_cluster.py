@@ -22,7 +22,7 @@ from serve_app.cluster_app import deploy
 from serve_app.config import check_config
 
 ROOT = Path(__file__).resolve().parents[1]
-_STORAGE = tempfile.TemporaryDirectory(prefix="vidray-tests-")
+STORAGE = tempfile.TemporaryDirectory(prefix="vidray-tests-")
 """Where the apps of a test session keep files; removed when the session ends."""
 
 
@@ -43,7 +43,7 @@ def simulated_config(port: int = 8000, **simulated: Any) -> dict[str, Any]:
                 "name": "vidray",
                 "route_prefix": "/",
                 "import_path": "serve_app.app:build_app",
-                "args": {"default_model": "sim", "models": {"sim": model}, "storage": {"target": _STORAGE.name}},
+                "args": {"default_model": "sim", "models": {"sim": model}, "storage": {"target": STORAGE.name}},
                 "deployments": [
                     {"name": "gateway", "ray_actor_options": {"num_cpus": 0}},
                     {"name": "runner", "ray_actor_options": {"num_cpus": 0}},

@@ -14,7 +14,7 @@ from deployments.errors import Overloaded
 from serve_app.api.errors import error_answer
 from serve_app.settings import AdmissionSettings
 
-Kind = Literal["uploads", "downloads", "watchers", "requests"]
+Kind = Literal["uploads", "downloads", "watchers", "chats", "requests"]
 _TRY_AGAIN_LATER = 1013
 """The WebSocket close code for it."""
 _UNBOUND = ("/livez", "/readyz", "/metrics")
@@ -34,6 +34,8 @@ def kind_of(scope: Scope) -> Kind | None:
         return "watchers"
     if scope["method"] == "GET" and path.endswith("/content"):
         return "downloads"
+    if path == "/v1/chat/completions":
+        return "chats"
     return "requests"
 
 

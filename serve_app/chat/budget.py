@@ -16,6 +16,9 @@ from deployments.errors import BudgetExceeded
 from pipelines import store as objects
 from serve_app.principal import Principal
 
+KEPT_DAYS = 62
+"""Two months, for whoever adds up a month's."""
+
 
 @dataclass(frozen=True, slots=True)
 class Spent:
@@ -58,6 +61,15 @@ class Budget:
         if tokens or micros:
             now = datetime.datetime.now(datetime.UTC)
             await objects.create(self._store, f"{_below(principal, now)}/{chat_id}.{tokens}.{micros}", b"")
+
+
+async def remove_old(store: ObjectStore, owner: str, now_s: float) -> int:
+    """Remove what an owner spent KEPT_DAYS before `now_s` (seconds since 1970) and earlier; return how many days."""
+    last = datetime.datetime.fromtimestamp(now_s, datetime.UTC) - datetime.timedelta(days=KEPT_DAYS)
+    days = [day for day in await objects.folders_below(store, f"owners/{owner}/spent") if day < f"{last:%Y-%m-%d}"]
+    for day in days:
+        await objects.delete_all(store, list(await objects.sizes_below(store, f"owners/{owner}/spent/{day}")))
+    return len(days)
 
 
 def _exceeded(message: str, now: datetime.datetime) -> BudgetExceeded:

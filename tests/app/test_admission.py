@@ -25,10 +25,11 @@ OF_A_KIND: dict[Kind | None, set[tuple[str, str]]] = {
     "uploads": {("POST", "/v1/files"), ("POST", "/v1/analyze"), ("POST", "/v1/uploads/{upload_id}/parts")},
     "downloads": {("GET", "/v1/files/{file_id}/content")},
     "watchers": {("GET", "/v1/analyses/{analysis_id}/events"), ("WS", "/v1/analyses/{analysis_id}/ws")},
+    "chats": {("POST", "/v1/chat/completions")},
     None: {("GET", "/livez"), ("GET", "/readyz"), ("GET", "/metrics")},
 }
 """Every other route is one of the `requests`."""
-ONE_OF_EACH = AdmissionSettings(uploads=1, downloads=1, watchers=1, requests=1)
+ONE_OF_EACH = AdmissionSettings(uploads=1, downloads=1, watchers=1, chats=1, requests=1)
 JSON = (b"content-type", b"application/json")
 
 

@@ -15,7 +15,7 @@ from deployments.errors import ReplicaLost
 from deployments.settings import VisionSettings
 from deployments.vision.catalog import model_info
 from deployments.vision.deployment import ModelStatus
-from pipelines.store import open_store
+from pipelines.store import open_store, sizes_below
 from serve_app.api.app import create_app
 from serve_app.principal import LOCAL
 from tests.app.fakes import FakeServices
@@ -219,6 +219,19 @@ def test_what_was_said_is_kept_with_the_analysis(http: TestClient, one: str) -> 
     assert page["data"][1]["citations"] == asked[1]["citations"]
     rest = http.get(f"/v1/analyses/{one}/chats?after={page['last_id']}").json()
     assert ([kept["id"] for kept in rest["data"]], rest["has_more"]) == ([asked[0]["id"]], False)
+
+
+def test_what_was_said_goes_with_its_analysis(http: TestClient, store: ObjectStore) -> None:
+    one = asyncio.run(Analysis(store, 3, owner=LOCAL.owner).whole())
+    ask(http, "clip 1", analysis_id=one.id)
+    assert len(http.get(f"/v1/analyses/{one.id}/chats").json()["data"]) == 1
+    assert http.delete(f"/v1/analyses/{one.id}").status_code == 200
+    assert http.get(f"/v1/analyses/{one.id}/chats").status_code == 404
+    assert asyncio.run(sizes_below(store, f"owners/{LOCAL.owner}/analyses/{one.id}")) == {}
+    answer = http.post(
+        "/v1/chat/completions", json={"messages": [{"role": "user", "content": "?"}], "analysis_id": one.id}
+    )
+    assert answer.status_code == 404
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ On a local directory and on a server that speaks S3.
 """
 
 import asyncio
+import datetime
 import hashlib
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
@@ -12,12 +13,15 @@ from typing import Any
 
 import pytest
 
+from deployments.chat.contracts import Usage
+from deployments.chat.settings import ChatSettings
 from deployments.errors import NotFound, SourceNotFound, StorageFull, TooLarge, UnreadableVideo, UploadConflict
 from pipelines.ids import made_at_s
 from pipelines.store import create, get, local_file, open_store, put, sizes_below
 from serve_app import files as files_module
 from serve_app.analyses.reports import Reporter, Reports
 from serve_app.analyses.tally import Tally
+from serve_app.chat.budget import Budget, Spent
 from serve_app.janitor import Swept, sweep
 from serve_app.principal import Principal, Role
 from serve_app.stored_file import Naming
@@ -155,6 +159,22 @@ def test_bytes_of_a_writer_that_died_are_removed_a_day_later(play: Play) -> None
         assert await sweep(house.store, house.files, house.uploads, now_s=made_at_s(stale) + day_s) == Swept()
         assert await sweep(house.store, house.files, house.uploads) == Swept(sources=1)
         assert [chunk async for chunk in house.files.content(file, 0, 5)] == [b"video"]
+
+    play(scenario)
+
+
+def test_what_chats_cost_is_known_for_two_months(play: Play) -> None:
+    async def scenario(house: House) -> None:
+        budget, now = Budget(house.store, ChatSettings()), datetime.datetime.now(datetime.UTC)
+        await budget.record(ANN, "chat_1", Usage(10, 5, 0.25))
+        await budget.record(ANN, "chat_2", Usage(1, 1, None))
+        await budget.record(ANN, "chat_3", Usage(0, 0, 0.0))
+        day_s = 24 * 3600.0
+        assert await sweep(house.store, house.files, house.uploads, now_s=time.time() + 61 * day_s) == Swept()
+        assert await budget.spent(ANN, now) == Spent(17, 0.25)
+        late = await sweep(house.store, house.files, house.uploads, now_s=time.time() + 64 * day_s)
+        assert late == Swept(spent_days=1)
+        assert await budget.spent(ANN, now) == Spent(0, 0.0)
 
     play(scenario)
 

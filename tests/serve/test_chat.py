@@ -13,10 +13,11 @@ from openai import APIError, APIStatusError, InternalServerError, OpenAI, Permis
 from ray.util.state import list_actors
 
 from benchmarks.stub_upstream import Fault, Stub, stub_upstream
-from tests.ray_cluster import Cluster, simulated_config
+from tests.ray_cluster import STORAGE, Cluster, simulated_config
 
 pytestmark = pytest.mark.timeout(180)
 TEXT = "A cat jumps [0:02-0:04]."
+KEY = "sk-canary-b7d1f0c2a9"
 
 
 @pytest.fixture(scope="module")
@@ -26,17 +27,20 @@ def stub() -> Iterator[Stub]:
 
 
 @pytest.fixture(scope="module")
-def openai(cluster: Cluster, stub: Stub) -> Iterator[OpenAI]:
-    """The client of an app with a model outside and one that quotes."""
+def openai(cluster: Cluster, stub: Stub, tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpenAI]:
+    """The client of an app with a model outside, its key in a file, and one that quotes."""
+    env_file = tmp_path_factory.mktemp("keys") / ".env"
+    env_file.write_text(f"STUB_KEY={KEY}\n")
     cloud = {
         "provider": "litellm",
-        "upstreams": [{"model": "openai/stub", "api_base": stub.url}],
+        "upstreams": [{"model": "openai/stub", "api_base": stub.url, "api_key_env": "STUB_KEY"}],
         "cached_answers": 0,
         "first_wait_s": 0.1,
     }
     config = simulated_config()
     config["applications"][0]["args"]["chat"] = {
         "default_model": "cloud",
+        "env_file": str(env_file),
         "models": {"cloud": cloud, "extractive": {"provider": "extractive"}},
     }
     cluster.restart_app(config)
@@ -116,6 +120,24 @@ def test_nothing_of_an_analysis_that_must_stay_goes_outside(
     quoted = ask(openai, described[False], model="extractive")
     assert quoted.model_extra["citations"]
     assert stub.asked == []
+
+
+def test_no_key_is_in_any_file_of_ray_s_or_of_ours_whatever_failed(
+    openai: OpenAI, stub: Stub, described: dict[bool, str]
+) -> None:
+    stub.asked.clear()
+    for fault in (Fault(status=401), Fault(status=429), Fault(status=500), Fault(malformed=True), Fault(cut_after=1)):
+        for stream in (False, True):
+            stub.faults = [fault] * 3
+            with pytest.raises(APIError) as failed:
+                list(ask(openai, described[True], stream=stream))
+            assert KEY not in str(failed.value)
+    assert {asked.key for asked in stub.asked} == {KEY}, "it goes where it belongs"
+    node: Any = ray._private.worker._global_node
+    places = [Path(node.get_session_dir_path()), Path(STORAGE.name)]
+    files = [path for place in places for path in place.rglob("*") if path.is_file()]
+    assert any(b"chat model failed" in path.read_bytes() for path in files if "replica_vidray_chat" in path.name)
+    assert [path for path in files if KEY.encode() in path.read_bytes()] == []
 
 
 def test_a_replica_that_dies_is_told_and_the_next_one_answers(
