@@ -11,6 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from deployments.errors import InvalidOption
 
 FinishReason = Literal["stop", "length"]
+LOCAL = "local"
+"""Who serves what an engine of ours describes; `cloud:` and a model's name is the other."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +71,8 @@ class Caption:
 
     `engine_s` is the clip's share of the engine call that made it (wall seconds / clips in the call), so that the sum
     over clips is device time. `queue_s` is the wait inside the replica before that call began. Both are filled by the
-    deployment; an engine leaves them at 0.
+    deployment; an engine leaves them at 0. `served_by` says who looked, `usd` what that cost, None where no price is
+    known.
     """
 
     text: str
@@ -79,6 +82,8 @@ class Caption:
     engine_s: float = 0.0
     queue_s: float = 0.0
     batch_clips: int = 1
+    served_by: str = LOCAL
+    usd: float | None = 0.0
 
 
 @dataclass(frozen=True, slots=True)

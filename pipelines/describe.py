@@ -158,7 +158,10 @@ def _described(
         prompt_tokens=caption.prompt_tokens,
         finish_reason=caption.finish_reason,
         attempts=attempts,
-        served_by="local",
+        served_by=caption.served_by,
+        usd=None
+        if any(answer.usd is None for answer in answers.values())
+        else sum(a.usd or 0.0 for a in answers.values()),
         queue_s=round(max(answer.queue_s for answer in answers.values()), 6),
         engine_s=round(sum(answer.engine_s for answer in answers.values()), 6),
         **(_seen(clip.plan, answers["events"], event_kinds) if event_kinds else {}),
@@ -178,6 +181,11 @@ def _seen(plan: ClipPlan, answer: Caption, kinds: tuple[str, ...]) -> dict[str, 
 def _whole(text: str) -> str:
     """Replace half characters, which a model may well write: they are fit for no file and no answer."""
     return text.encode("utf-8", "replace").decode()
+
+
+def failed(clip: DecodedClip, error: AppError) -> ClipOutcome:
+    """Return the outcome of a clip that nobody was there to describe."""
+    return _failed(clip, ClipError.of(error), attempts=0)
 
 
 def _failed(clip: DecodedClip, error: ClipError, attempts: int) -> ClipOutcome:

@@ -32,7 +32,8 @@ class ClipOutcome:
     neither. `tokens`, `prompt_tokens` and `finish_reason` are the caption's, `events_tokens` and `events_prompt_tokens`
     those of the answer about events; `engine_s` is the device time of both, `queue_s` the longer wait. `attempts`
     counts how often the model was called, once for both questions together. `reused`: an earlier analysis made the
-    caption, and the figures are those of that time.
+    caption, and the figures are those of that time. `served_by` is `local` or `cloud:` and the model's name;
+    `usd` is what that cost, None where there is no price for it.
     """
 
     index: int
@@ -47,6 +48,7 @@ class ClipOutcome:
     finish_reason: str | None = None
     attempts: int = 0
     served_by: str | None = None
+    usd: float | None = 0.0
     decode_s: float = 0.0
     queue_s: float = 0.0
     engine_s: float = 0.0
@@ -66,6 +68,8 @@ class ClipOutcome:
         """Return the fields that say something: `text` or `error`, not both; events where they were asked for."""
         fields = asdict(self)
         fields["pts_s"] = list(self.pts_s)
+        if self.usd == 0.0:
+            del fields["usd"]
         del fields["error" if self.error is None else "text"]
         if self.events is not None:
             fields["events"] = [asdict(event) for event in self.events]

@@ -11,10 +11,11 @@ from ray.serve import Application, Deployment
 from deployments.chat.client import CHAT
 from deployments.chat.deployment import ChatProxy
 from deployments.vision.client import deployment_name
+from deployments.vision.cloud import CloudVision
 from deployments.vision.deployment import VisionModel
 from serve_app.gateway import Gateway
 from serve_app.runner import AnalysisRunner
-from serve_app.settings import GATEWAY, MODEL, RUNNER, AppArgs
+from serve_app.settings import CLOUD_VISION, GATEWAY, MODEL, RUNNER, AppArgs
 
 _STOP_POLL_S = 0.2
 """How often a replica that is to stop looks whether its requests have ended; it waits so long before the first look."""
@@ -41,7 +42,11 @@ def build_app(args: AppArgs) -> Application:
     waiting = {"ray_actor_options": {"num_cpus": 0}}
     # Without a model outside nobody needs the proxy. It admits by itself.
     chat = _deployment(ChatProxy, CHAT, 10_000, **waiting).bind(args.chat) if args.chat.proxied else None
-    runner = _deployment(AnalysisRunner, RUNNER, 1000, **waiting).bind(args, chat, **models)
+    outside = args.cloud_vision
+    cloud_vision = None
+    if outside is not None:
+        cloud_vision = _deployment(CloudVision, CLOUD_VISION, 1000, **waiting).bind(outside, args.chat.env_file)
+    runner = _deployment(AnalysisRunner, RUNNER, 1000, **waiting).bind(args, chat, cloud_vision, **models)
     # The gateway holds long streams and slow uploads and admits by itself, so Serve's own limit must not bind.
     return _deployment(serve.ingress()(Gateway), GATEWAY, 10_000).bind(args, runner, chat, **models)
 

@@ -13,7 +13,7 @@ from deployments.errors import InvalidConfig
 from deployments.settings import VisionTuning
 from deployments.validation import parse
 from deployments.vision.client import APP_NAME, deployment_name
-from serve_app.settings import GATEWAY, RUNNER, AppArgs
+from serve_app.settings import CLOUD_VISION, GATEWAY, RUNNER, AppArgs
 
 IMPORT_PATH = "serve_app.app:build_app"
 
@@ -59,6 +59,7 @@ def check_config(config: dict[str, Any]) -> AppArgs:
 def _check_deployments(deployments: list[dict[str, Any]], args: AppArgs) -> None:
     vision = {deployment_name(model) for model in args.models}
     known = {GATEWAY, RUNNER} | vision | ({CHAT} if args.chat.proxied else set())
+    known |= {CLOUD_VISION} if args.cloud_vision else set()
     for deployment in deployments:
         name = deployment["name"]
         if name not in known:

@@ -11,6 +11,7 @@ from deployments.chat.client import ChatClient
 from deployments.errors import EngineFailed
 from deployments.vision.catalog import model_info
 from deployments.vision.client import VisionClient
+from serve_app.analyses.cloud import Cloud
 from serve_app.analyses.lease import Node
 from serve_app.analyses.runner import Runner, RunnerSettings
 from serve_app.analyses.stories import Stories
@@ -28,9 +29,16 @@ def _known_nodes() -> dict[str, bool]:
 class AnalysisRunner:
     """A plain class: `build_app` makes it the app's `runner` deployment."""
 
-    def __init__(self, args: AppArgs, chat: "DeploymentHandle[Any] | None", **models: "DeploymentHandle[Any]") -> None:
+    def __init__(
+        self,
+        args: AppArgs,
+        chat: "DeploymentHandle[Any] | None",
+        cloud_vision: "DeploymentHandle[Any] | None",
+        **models: "DeploymentHandle[Any]",
+    ) -> None:
         self._args = args
         self._chat = chat
+        self._cloud_vision = cloud_vision
         self._models = {
             name: (model_info(name, args.models[name]), VisionClient(models[MODEL + name])) for name in args.models
         }
@@ -58,8 +66,14 @@ class AnalysisRunner:
         settings = RunnerSettings(in_flight_clips=self._args.in_flight_clips, decode_cpus=self._args.decode_cpus)
         node = Node(ray.get_runtime_context().get_node_id(), _known_nodes)
         store = open_storage(self._args.storage)
-        self._runner = Runner(store, self._models, node, settings, self._stories(store))
+        self._runner = Runner(store, self._models, node, settings, self._stories(store), self._cloud(store))
         await self._runner.run_forever()
+
+    def _cloud(self, store: ObjectStore) -> Cloud | None:
+        settings = self._args.cloud_vision
+        if settings is None or self._cloud_vision is None:
+            return None
+        return Cloud(VisionClient(self._cloud_vision), Budget(store, self._args.chat), settings.local_patience_s)
 
     def _stories(self, store: ObjectStore) -> Stories | None:
         chat = self._args.chat

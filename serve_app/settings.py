@@ -4,10 +4,10 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from deployments.chat.settings import ChatSettings
+from deployments.chat.settings import ChatSettings, CloudVisionSettings
 from deployments.settings import VisionSettings
 
-GATEWAY, RUNNER = "gateway", "runner"
+GATEWAY, RUNNER, CLOUD_VISION = "gateway", "runner", "cloud-vision"
 """The deployments beside those of the models, as serve_config.yaml must spell them."""
 MODEL = "model:"
 """What the keyword argument with a model's handle begins with, so that no model's name is one of Python's."""
@@ -99,6 +99,8 @@ class AppArgs(BaseModel):
     sources: SourceSettings = SourceSettings()
     admission: AdmissionSettings = AdmissionSettings()
     chat: ChatSettings = ChatSettings()
+    cloud_vision: CloudVisionSettings | None = None
+    """None: no frame ever leaves the cluster, whatever an analysis allows."""
     decode_cpus: Annotated[float, Field(gt=0.0, le=64.0)] = 1.0
     """CPUs that Ray accounts to one decode task."""
 

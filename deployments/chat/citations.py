@@ -35,7 +35,7 @@ class Cited:
 
 def mark(start_s: float, end_s: float, label: str = "") -> str:
     """Return the mark of a stretch; `label` is the video's, upper-case letters, where there are several."""
-    return f"[{label}{' ' if label else ''}{_stamp(start_s)}-{_stamp(end_s)}]"
+    return f"[{label}{' ' if label else ''}{stamp(start_s)}-{stamp(end_s)}]"
 
 
 def cited(text: str, passages: Sequence[Passage]) -> Cited:
@@ -74,7 +74,8 @@ def _label(passage: Passage) -> str:
     return (found[1] or "") if found else ""
 
 
-def _stamp(seconds: float) -> str:
+def stamp(seconds: float) -> str:
+    """Write a time as minutes and seconds, to the hundredth where it is no whole second."""
     hundredths = round(seconds * 100)
     minutes, rest = divmod(hundredths, 6000)
     hours, minute = divmod(minutes, 60)

@@ -20,7 +20,7 @@ import litellm
 import openai
 from litellm import exceptions as told
 
-from deployments.chat.contracts import ChatRequest, FinishReason, Piece, Usage
+from deployments.chat.contracts import ChatOptions, ChatRequest, FinishReason, Piece, Usage
 from deployments.chat.keys import Keys
 from deployments.chat.prompt import messages
 from deployments.chat.settings import LitellmSettings, Upstream
@@ -66,6 +66,14 @@ class _Miss(Exception):
     again_s: float = 0.0
 
 
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """OpenAI's messages, and how to answer them."""
+
+    messages: list[dict[str, Any]]
+    options: ChatOptions
+
+
 @dataclass(slots=True)
 class _Attempts:
     """How often which upstream was called for one answer, until when there may be more."""
@@ -103,9 +111,8 @@ class LitellmProvider:
                 yield piece
             return
         with self._place():
-            attempts = _Attempts(asyncio.get_running_loop().time() + self._settings.deadline_s)
             said: list[Piece] = []
-            async with aclosing(self._first_to_answer(request, attempts)) as pieces:
+            async with aclosing(self._first_to_answer(_Asked(messages(request), request.options))) as pieces:
                 async for piece in pieces:
                     said.append(piece)
                     yield piece
@@ -117,6 +124,15 @@ class LitellmProvider:
             while len(self._cached) > self._settings.cached_answers:
                 self._cached.popitem(last=False)
 
+    async def whole_answer(self, asked: list[dict[str, Any]], options: ChatOptions) -> tuple[str, Piece]:
+        """Return the answer to OpenAI's messages in one, and its last piece. Raises what `answer` raises."""
+        text, last = "", Piece()
+        with self._place():
+            async with aclosing(self._first_to_answer(_Asked(asked, options))) as pieces:
+                async for last in pieces:
+                    text += last.text
+        return text, last
+
     @contextmanager
     def _place(self) -> Iterator[None]:
         if self._under_way >= self._settings.concurrency:
@@ -127,13 +143,14 @@ class LitellmProvider:
         finally:
             self._under_way -= 1
 
-    async def _first_to_answer(self, request: ChatRequest, attempts: _Attempts) -> AsyncGenerator[Piece, None]:
+    async def _first_to_answer(self, asked: _Asked) -> AsyncGenerator[Piece, None]:
+        attempts = _Attempts(asyncio.get_running_loop().time() + self._settings.deadline_s)
         passing = False
         for upstream in self._settings.upstreams:
             for failures in range(1, self._retry.attempts + 1):
                 said = False
                 try:
-                    async with aclosing(self._attempt(upstream, request, attempts)) as pieces:
+                    async with aclosing(self._attempt(upstream, asked, attempts)) as pieces:
                         async for piece in pieces:
                             said = said or bool(piece.text)
                             yield piece
@@ -154,11 +171,9 @@ class LitellmProvider:
             _fail("expected an answer from the chat model, got none: try again", attempts)
         raise UpstreamRefused("expected an answer from the chat model, got a refusal", attempts=attempts.made)
 
-    async def _attempt(
-        self, upstream: Upstream, request: ChatRequest, attempts: _Attempts
-    ) -> AsyncGenerator[Piece, None]:
+    async def _attempt(self, upstream: Upstream, asked: _Asked, attempts: _Attempts) -> AsyncGenerator[Piece, None]:
         """Yield one call's answer. Raises _Miss, and UpstreamSlow at the deadline."""
-        arguments = self._arguments(upstream, request)
+        arguments = self._arguments(upstream, asked)
         attempts.made += 1
         stream: Any = None
         try:
@@ -189,15 +204,15 @@ class LitellmProvider:
             attempts=attempts.made,
         )
 
-    def _arguments(self, upstream: Upstream, request: ChatRequest) -> dict[str, Any]:
-        options = request.options
+    def _arguments(self, upstream: Upstream, asked: _Asked) -> dict[str, Any]:
+        options = asked.options
         try:
             key = None if upstream.api_key_env is None else self._keys.get(upstream.api_key_env)
         except UpstreamRefused as error:
             raise _Miss(error.message, passing=False) from None
-        asked: dict[str, Any] = {
+        arguments: dict[str, Any] = {
             "model": upstream.model,
-            "messages": messages(request),
+            "messages": asked.messages,
             "api_base": upstream.api_base,
             "api_key": key or "none",  # without one litellm would look for another in the environment
             "stream": True,
@@ -209,7 +224,7 @@ class LitellmProvider:
             "drop_params": True,
         }
         given = {"temperature": options.temperature, "top_p": options.top_p, "seed": options.seed}
-        return asked | {name: value for name, value in given.items() if value is not None} | _stop(options.stop)
+        return arguments | {name: value for name, value in given.items() if value is not None} | _stop(options.stop)
 
 
 def _stop(stop: tuple[str, ...]) -> dict[str, Any]:

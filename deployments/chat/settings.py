@@ -51,6 +51,17 @@ class LitellmSettings(_Frozen):
     """The same request again gets the same answer at no cost, for so many of the latest in one replica; 0: none."""
 
 
+class CloudVisionSettings(_Frozen):
+    """The model outside that describes clips which no local one does, of analyses with `allow_cloud` alone."""
+
+    by: LitellmSettings
+    """It must take pictures."""
+    jpeg_quality: Annotated[int, Field(ge=10, le=95)] = 85
+    """Of the frames that are sent, at the size that the local model takes them."""
+    local_patience_s: Annotated[float, Field(gt=0.0, le=900.0)] = 60.0
+    """How long a local model may go without any answer before a clip is put to this one."""
+
+
 ProviderSettings = Annotated[ExtractiveSettings | LitellmSettings, Field(discriminator="provider")]
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from obstore.store import LocalStore, ObjectStore
 
-from deployments.contracts import ModelInfo
+from deployments.contracts import LOCAL, ModelInfo
 from deployments.errors import AppError, Cancelled, DeadlineExceeded, ModelLoadFailed, SourceNotFound
 from pipelines.chain import split_runs
 from pipelines.describe import Describer
@@ -17,6 +17,7 @@ from pipelines.outcome import ClipOutcome
 from pipelines.source import Source, stamp_of
 from pipelines.video import ClipPlan
 from serve_app.analyses.cache import CaptionCache
+from serve_app.analyses.cloud import Cloud
 from serve_app.analyses.record import Record
 from serve_app.analyses.request import AnalysisRequest
 from serve_app.analyses.stories import Stories
@@ -36,6 +37,7 @@ class Means:
     decode_cpus: float
     tally: Tally
     stories: Stories | None = None
+    cloud: Cloud | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +86,7 @@ class Describing:
         """Keep the captions of clips that an attempt described which died before it kept them."""
         described = ((clip, self._record.outcomes[clip.index]) for clip in clips)
         for clip, outcome in described:
-            if outcome.error is None and not outcome.reused and self._cache.path(clip) not in there:
+            if outcome.served_by == LOCAL and not outcome.reused and self._cache.path(clip) not in there:
                 await self._cache.keep(clip, outcome)
 
     async def reuse(self, pending: list[ClipPlan], there: set[str]) -> None:
@@ -138,15 +140,19 @@ class Describing:
             # What is described is recorded, also when the analysis is stopped in this very moment.
             await asyncio.shield(recording)
 
+        options, fallback = request.options.describe_options(), None
+        if means.cloud is not None and (fallback := means.cloud.for_analysis(request)) is not None:
+            options = replace(options, deadline_s=means.cloud.local_patience_s)
         await drive(
             split_runs(request.id, self._source(), pending, size, request.options.decoder),
             self._describer,
-            {request.id: request.options.describe_options()},
+            {request.id: options},
             record,
             in_flight=means.in_flight,
             decode_cpus=means.decode_cpus,
             on_decoded=lambda _: self._in_flight(1),
             is_over=is_over,
+            fallback=fallback,
         )
 
     def _source(self) -> Source:
@@ -165,5 +171,5 @@ class Describing:
     async def _record_new(self, clip: ClipPlan, outcome: ClipOutcome) -> None:
         await self._record.commit(outcome)
         self._in_flight(-1)
-        if outcome.error is None:
+        if outcome.served_by == LOCAL:  # the cache is of what this model says
             await self._cache.keep(clip, outcome)

@@ -16,6 +16,7 @@ from deployments.errors import AppError, Deposed, StorageFailed
 from pipelines.describe import Describer
 from serve_app.analyses import queue
 from serve_app.analyses.backoff import Backoff
+from serve_app.analyses.cloud import Cloud
 from serve_app.analyses.describing import Means
 from serve_app.analyses.lease import Leases, Node
 from serve_app.analyses.ledger import LEFT_OVER_S, AnalysisLedger, Claim
@@ -72,6 +73,7 @@ class Runner:
         node: Node,
         settings: RunnerSettings,
         stories: Stories | None = None,
+        cloud: Cloud | None = None,
     ) -> None:
         self._store = store
         self._node = node
@@ -90,6 +92,7 @@ class Runner:
             settings.decode_cpus,
             self._tally,
             stories,
+            cloud,
         )
         self._running: dict[str, _Work] = {}
         self._asked: dict[str, tuple[AnalysisLedger, AnalysisRequest]] = {}

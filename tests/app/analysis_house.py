@@ -16,6 +16,7 @@ from deployments.vision.catalog import model_info
 from pipelines import ledger as outcomes
 from pipelines import store as objects
 from pipelines.video import VideoInfo
+from serve_app.analyses.cloud import Cloud
 from serve_app.analyses.followed import View
 from serve_app.analyses.journal import Event
 from serve_app.analyses.lease import Node
@@ -58,6 +59,7 @@ class House:
         self.files = Files(store, self._probe, max_bytes=1000)
         self.service = Analyses(store, self.files, {"sim": MODEL}, self._nudge)
         self.stories: Stories | None = None
+        self.cloud: Cloud | None = None
 
     async def _probe(self, path: Path) -> VideoInfo:
         return VideoInfo(10.0 * CLIPS, 64, 48, 25.0, 0, "h264", False, 0.0)
@@ -79,7 +81,9 @@ class House:
         known: Callable[[], dict[str, bool]] | None = None,
     ) -> "asyncio.Task[None]":
         served = dict.fromkeys(models, (MODEL, self.model))
-        runner = Runner(self.store, served, Node(node, known or (lambda: self.nodes)), settings, self.stories)
+        runner = Runner(
+            self.store, served, Node(node, known or (lambda: self.nodes)), settings, self.stories, self.cloud
+        )
         return asyncio.create_task(runner.run_forever())
 
     def gateway(self, max_queued: int = MAX_QUEUED) -> Analyses:

@@ -56,6 +56,7 @@ WITHOUT_RAY = (
     "deployments/chat/keys.py",
     "deployments/chat/litellm_provider.py",
     "deployments/chat/deployment.py",
+    "deployments/vision/cloud.py",
     "deployments/vision/prompts.py",
     "deployments/vision/catalog.py",
     "deployments/vision/engine.py",
