@@ -18,7 +18,7 @@ def test_the_app_is_ready_once_its_model_is_loaded_and_lists_it(cluster: Cluster
     while httpx2.get(f"{url}/readyz").status_code != 200:
         assert time.monotonic() < give_up_s
         time.sleep(0.1)
-    [model] = httpx2.get(f"{url}/v1/models").json()["data"]
+    [model, _] = httpx2.get(f"{url}/v1/models").json()["data"]
     assert (model["id"], model["state"], model["engine"]) == ("sim", "ready", "simulated")
 
 
@@ -37,4 +37,4 @@ def test_every_model_has_a_deployment_of_its_own(cluster: Cluster) -> None:
     deployments = serve.status().applications["vidray"].deployments
     assert set(deployments) == {"gateway", "runner", "vision-sim", "vision-other-2.5"}
     models = httpx2.get(f"http://127.0.0.1:{cluster.http_port}/v1/models").json()["data"]
-    assert [model["id"] for model in models] == ["sim", "other-2.5"]
+    assert [model["id"] for model in models] == ["sim", "other-2.5", "extractive"]

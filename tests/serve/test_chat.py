@@ -50,7 +50,7 @@ def openai(cluster: Cluster, stub: Stub, tmp_path_factory: pytest.TempPathFactor
 
 
 @pytest.fixture(scope="module")
-def described(openai: OpenAI, sample: Path) -> dict[bool, str]:
+def described(openai: OpenAI, sample: Path) -> Iterator[dict[bool, str]]:
     """The ids of two analyses that are done, by `allow_cloud`."""
     url = str(openai.base_url)
     file_id = openai.files.create(file=sample, purpose="user_data").id
@@ -60,7 +60,8 @@ def described(openai: OpenAI, sample: Path) -> dict[bool, str]:
         one = httpx2.post(f"{url}analyses", json=body).json()["id"]
         assert "event: done" in httpx2.get(f"{url}analyses/{one}/events", timeout=90.0).text
         ids[allowed] = one
-    return ids
+    yield ids
+    openai.files.delete(file_id)
 
 
 def ask(openai: OpenAI, one: str, **options: Any) -> Any:

@@ -24,7 +24,7 @@ def test_failed_clips_go_outside_where_they_may_and_nowhere_else(cluster: Cluste
         file_id = httpx2.post(f"{url}/files", files={"file": ("sample.mp4", sample.read_bytes())}).json()["id"]
 
         def result(allowed: bool) -> dict[str, Any]:
-            body = {"file_id": file_id, "clip_duration_s": 2.0, "allow_cloud": allowed}
+            body = {"file_id": file_id, "clip_duration_s": 2.0, "prompt": "outside", "allow_cloud": allowed}
             one = httpx2.post(f"{url}/analyses", json=body).json()["id"]
             give_up_s = time.monotonic() + 90
             while not (now := httpx2.get(f"{url}/analyses/{one}").json())["finished_at"]:
@@ -41,3 +41,4 @@ def test_failed_clips_go_outside_where_they_may_and_nowhere_else(cluster: Cluste
         outside = [clip["index"] for clip in goes["clips"] if clip["text"] == "Seen from outside."]
         assert outside == [5, 6, 7, 8, 9]
         assert len(stub.asked) == 5
+        httpx2.delete(f"{url}/files/{file_id}").raise_for_status()

@@ -50,7 +50,7 @@ def test_the_official_client_uploads_lists_downloads_and_deletes(openai: OpenAI,
 
 
 def test_the_official_client_lists_models(openai: OpenAI) -> None:
-    assert [model.id for model in openai.models.list()] == ["sim"]
+    assert [model.id for model in openai.models.list()] == ["sim", "extractive"]
     assert openai.models.retrieve("sim").owned_by == "vidray"
     with pytest.raises(NotFoundError) as missing:
         openai.models.retrieve("gpt")
