@@ -43,7 +43,7 @@ def summary_of(outcomes: Sequence[ClipOutcome], *, most: int = MOST_PASSAGES) ->
             passages[-1]["citations"].append(citation)
         else:
             passages.append({"text": text, "citations": [citation]})
-    return {"by": "extractive", "passages": passages, "not_described": _not_described(outcomes)}
+    return {"by": "extractive", "passages": passages, "not_described": not_described(outcomes)}
 
 
 def _runs(described: list[tuple[ClipOutcome, str]], most: int) -> list[list[tuple[ClipOutcome, str]]]:
@@ -58,7 +58,8 @@ def _score(words: set[str], within: Counter[str], captions: int, across: Counter
     return sum(weights) / math.sqrt(len(words) or 1)
 
 
-def _not_described(outcomes: Sequence[ClipOutcome]) -> list[dict[str, Any]]:
+def not_described(outcomes: Sequence[ClipOutcome]) -> list[dict[str, Any]]:
+    """Return the ranges of neighbouring clips that failed, and why, in the order of the outcomes."""
     ranges: list[dict[str, Any]] = []
     before: str | None = None
     for outcome in outcomes:

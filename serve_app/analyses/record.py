@@ -4,16 +4,20 @@ import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import asdict
+from typing import Any
 
 from pipelines.outcome import ClipOutcome
-from pipelines.summary import summary_of
+from pipelines.summary import not_described, summary_of
 from serve_app.analyses.ledger import AnalysisLedger, Claim
 from serve_app.analyses.request import AnalysisRequest
 from serve_app.analyses.scribe import Scribe, Told
 from serve_app.analyses.tally import Tally
 
 FIRST_SUMMARY_CLIPS = 8
-"""A power of two. All summaries on the way together read each clip twice, however long the video."""
+"""A power of two."""
+_READ_CLIPS = 512
+"""Of a longer video a summary on the way reads so many captions, spread evenly: clips of a late hour pay for no more
+than those of the first."""
 
 
 class Record:
@@ -69,7 +73,12 @@ class Record:
         return self._request.options.summary and few <= clips < all_ and clips.bit_count() == 1
 
     async def _tell_summary(self, outcomes: list[ClipOutcome]) -> None:
-        outcomes.sort(key=lambda outcome: outcome.index)
-        summary = await asyncio.to_thread(summary_of, outcomes)
+        summary = await asyncio.to_thread(_summary_so_far, outcomes)
         partial = {"round": self._round, "partial": True, "clips_total": self._clips_total, "clips": len(outcomes)}
         await self._scribe.tell("summary", partial | summary)
+
+
+def _summary_so_far(outcomes: list[ClipOutcome]) -> dict[str, Any]:
+    outcomes.sort(key=lambda outcome: outcome.index)
+    read = outcomes[:: -(-len(outcomes) // _READ_CLIPS)]
+    return summary_of(read) | {"not_described": not_described(outcomes)}
