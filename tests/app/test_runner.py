@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from deployments.errors import AnalysisConflict, Deposed, NotFound, StorageFailed, UnknownModel
+from pipelines.outcome import ClipError, ClipOutcome
 from pipelines.plan import SamplingOptions
 from pipelines.store import open_store, sizes_below
 from serve_app.analyses import record as record_module
@@ -424,3 +425,28 @@ def test_the_eta_follows_the_pace(play: Play) -> None:
         assert json.dumps(view.result)
 
     play(scenario)
+
+
+def test_a_summary_on_the_way_reads_a_bounded_number_of_captions_and_names_every_gap() -> None:
+    error = ClipError("clip_rejected", "not this one")
+    outcomes = [
+        ClipOutcome(at, 10.0 * at, 10.0 * at + 10.0, 10, error=error)
+        if at == 1001
+        else ClipOutcome(at, 10.0 * at, 10.0 * at + 10.0, 10, text=f"clip {at}")
+        for at in reversed(range(4096))
+    ]
+    read: list[int] = []
+    whole = record_module.summary_of
+
+    def counted(some: list[ClipOutcome]) -> dict[str, Any]:
+        read.append(len(some))
+        return whole(some)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(record_module, "summary_of", counted)
+        summary = record_module._summary_so_far(outcomes)
+    assert read == [512]
+    assert [gap["start_s"] for gap in summary["not_described"]] == [10010.0]
+    starts = [passage["citations"][0]["start_s"] for passage in summary["passages"]]
+    assert starts == sorted(starts)
+    assert starts[-1] > 30_000.0, "it speaks of the whole video"
