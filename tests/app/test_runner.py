@@ -7,6 +7,7 @@ import functools
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,6 +15,7 @@ from deployments.errors import AnalysisConflict, Deposed, NotFound, StorageFaile
 from pipelines.outcome import ClipError, ClipOutcome
 from pipelines.plan import SamplingOptions
 from pipelines.store import open_store, sizes_below
+from pipelines.summary import summary_of
 from serve_app.analyses import record as record_module
 from serve_app.analyses.followed import View
 from serve_app.analyses.journal import Event, Journal
@@ -436,7 +438,7 @@ def test_a_summary_on_the_way_reads_a_bounded_number_of_captions_and_names_every
         for at in reversed(range(4096))
     ]
     read: list[int] = []
-    whole = record_module.summary_of
+    whole = summary_of
 
     def counted(some: list[ClipOutcome]) -> dict[str, Any]:
         read.append(len(some))
