@@ -2,9 +2,10 @@
 
 import re
 
-_CLOCK = r"(?:\d+:)?\d{1,2}:\d{2}(?:\.\d+)?"
+from deployments.chat.citations import CLOCK_TIME, seconds_of
+
 _UNIT = r"(?:seconds?|secs?|s|minutes?|mins?|m|hours?|hrs?|h)"
-_TIME = rf"(?:{_CLOCK}|\d+(?:\.\d+)?\s?{_UNIT})\b"
+_TIME = rf"(?:{CLOCK_TIME}|\d+(?:\.\d+)?\s?{_UNIT})\b"
 _RANGE = re.compile(
     rf"(?:\b(?:between|from)\s+)?({_TIME})\s*(?:-|–|—|to|and|until|till)\s*({_TIME})",
     re.IGNORECASE,
@@ -15,7 +16,7 @@ _EDGE = re.compile(
 )
 _SIDE = re.compile(rf"\b(after|since|before|until|till)\s+({_TIME})", re.IGNORECASE)
 _NTH_MINUTE = re.compile(r"\bminute\s+(\d+)\b", re.IGNORECASE)
-_POINT = re.compile(rf"\b(?:at|around|about|near|by|@)\s*({_TIME})|\b({_CLOCK})\b", re.IGNORECASE)
+_POINT = re.compile(rf"\b(?:at|around|about|near|by|@)\s*({_TIME})|\b({CLOCK_TIME})\b", re.IGNORECASE)
 _START = re.compile(r"\b(?:at|in)\s+the\s+(?:very\s+)?(?:beginning|start)\b", re.IGNORECASE)
 _END = re.compile(r"\b(?:at|in)\s+the\s+(?:very\s+)?end\b", re.IGNORECASE)
 _EDGE_SHARE = 0.1
@@ -77,9 +78,6 @@ _READERS = (
 
 def _seconds(text: str) -> float:
     if ":" in text:
-        seconds = 0.0
-        for part in text.split(":"):
-            seconds = 60 * seconds + float(part)
-        return seconds
+        return seconds_of(text)
     number, unit = re.fullmatch(rf"([\d.]+)\s?({_UNIT})", text, re.IGNORECASE).groups()  # type: ignore[union-attr]
     return float(number) * {"s": 1.0, "m": 60.0, "h": 3600.0}[unit[0].lower()]

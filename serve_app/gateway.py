@@ -120,7 +120,7 @@ class Gateway:
     @functools.cached_property
     def chats(self) -> Chats:
         settings = self._args.chat
-        providers: dict[str, Provider] = {name: Extractive() for name in settings.models}
+        providers: dict[str, Provider] = {name: Extractive() for name in settings.models.keys() - settings.proxied}
         if self._chat is not None:
             providers |= {name: ChatClient(name, one, self._chat) for name, one in settings.proxied.items()}
         return Chats(self._store, self.analyses, providers, settings)

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 
 from deployments.chat.contracts import Passage
 
-_TIME = r"(?:\d+:)?\d{1,2}:\d{2}(?:\.\d+)?"
-MARK = re.compile(rf"\[(?:([A-Z]+) )?({_TIME})\s*[-–—]\s*({_TIME})\]")
+CLOCK_TIME = r"(?:\d+:)?\d{1,2}:\d{2}(?:\.\d+)?"
+"""A regular expression of what `stamp` writes, and people do."""
+MARK = re.compile(rf"\[(?:([A-Z]+) )?({CLOCK_TIME})\s*[-–—]\s*({CLOCK_TIME})\]")
 _SLACK_S = 0.01
 """Marks are written to the hundredth of a second."""
 
@@ -47,7 +48,7 @@ def cited(text: str, passages: Sequence[Passage]) -> Cited:
     citations: dict[Citation, None] = {}
     unsupported: dict[str, None] = {}
     for found in MARK.finditer(text):
-        label, start_s, end_s = found[1] or "", _seconds(found[2]), _seconds(found[3])
+        label, start_s, end_s = found[1] or "", seconds_of(found[2]), seconds_of(found[3])
         passage = _support(label, start_s, end_s, passages)
         if passage is None:
             unsupported[found[0]] = None
@@ -84,7 +85,8 @@ def stamp(seconds: float) -> str:
     return (f"{hours}:{minute:02d}" if hours else f"{minute}") + f":{second:02d}{fraction}"
 
 
-def _seconds(stamp: str) -> float:
+def seconds_of(stamp: str) -> float:
+    """Read a time as `stamp` writes it."""
     seconds = 0.0
     for part in stamp.split(":"):
         seconds = 60 * seconds + float(part)

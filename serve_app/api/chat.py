@@ -4,6 +4,7 @@ import json
 import logging
 from collections.abc import AsyncIterator
 from contextlib import aclosing
+from dataclasses import asdict
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request, Response
@@ -245,12 +246,7 @@ def _own(answer: Answer) -> dict[str, Any]:
     return {
         "served_by": answer.last.served_by,
         "attempts": answer.last.attempts,
-        "citations": [
-            CitationObject(
-                analysis_id=one.analysis_id, clip=one.clip, start_s=one.start_s, end_s=one.end_s
-            ).model_dump()
-            for one in answer.cited.citations
-        ],
+        "citations": [asdict(citation) for citation in answer.cited.citations],
         "unsupported_citations": answer.cited.unsupported,
         "covered": answer.covered,
     }
