@@ -92,6 +92,7 @@ class LitellmProvider:
     kind = "litellm"
 
     def __init__(self, settings: LitellmSettings, keys: Keys) -> None:
+        self.leaves_premises = settings.leaves_premises
         self._settings = settings
         self._keys = keys
         self._retry = RetryPolicy(attempts=settings.attempts, first_wait_s=settings.first_wait_s)

@@ -50,16 +50,8 @@ def app(store: ObjectStore, stub: Stub, leaves_premises: bool = True, **limits: 
     )
     services = FakeServices(store, SIM)
     chat = ChatSettings(models={"cloud": settings}, default_model="cloud", **limits)
-    services.talk_by({"cloud": _Here(settings), "extractive": Extractive()}, chat)
+    services.talk_by({"cloud": LitellmProvider(settings, Keys()), "extractive": Extractive()}, chat)
     return TestClient(create_app(services), raise_server_exceptions=False)
-
-
-class _Here(LitellmProvider):
-    """The provider in this process instead of a replica's."""
-
-    def __init__(self, settings: LitellmSettings) -> None:
-        super().__init__(settings, Keys())
-        self.leaves_premises = settings.leaves_premises
 
 
 def analysis(store: ObjectStore, *, allow_cloud: bool) -> str:

@@ -30,16 +30,12 @@ def stub() -> Iterator[Stub]:
         yield one
 
 
-class _Here(LitellmProvider):
-    leaves_premises = True
-
-
 def set_up(house: House, stub: Stub, **limits: Any) -> None:
     """Have the stub tell the stories."""
     upstream = Upstream(model="openai/gpt-4o-mini", api_base=stub.url)
     settings = LitellmSettings(provider="litellm", upstreams=(upstream,), first_wait_s=0.05, cached_answers=0)
     chat = ChatSettings(models={"cloud": settings}, default_model="cloud", **limits)
-    house.stories = Stories("cloud", _Here(settings, Keys()), Budget(house.store, chat), 24_000)
+    house.stories = Stories("cloud", LitellmProvider(settings, Keys()), Budget(house.store, chat), 24_000)
 
 
 def test_an_allowed_analysis_is_told_and_every_sentence_has_its_clips(play: Play, stub: Stub) -> None:
