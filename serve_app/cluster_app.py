@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import psutil
 import ray
 from ray import serve
 from ray.dashboard.modules.serve.sdk import ServeSubmissionClient
@@ -21,6 +22,7 @@ from ray.serve.exceptions import RayServeException
 from deployments.errors import InvalidConfig, ReplicaLost
 from deployments.vision.client import APP_NAME
 from pipelines.ray_console import quiet_ray_console
+from serve_app.processes import end_processes, with_descendants
 from serve_app.settings import GATEWAY
 
 DEPLOY_DEADLINE_S = 300.0
@@ -108,6 +110,7 @@ def _connection(address: str, **options: Any) -> Iterator[str]:
     quiet_ray_console()
     for name, value in _RAY_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+    others = psutil.Process().children()
     try:
         context = ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False, **options)
     except (ConnectionError, RuntimeError, ValueError) as error:
@@ -119,7 +122,9 @@ def _connection(address: str, **options: Any) -> Iterator[str]:
     try:
         yield f"http://{context.dashboard_url}"
     finally:
+        started = with_descendants(one for one in psutil.Process().children() if one not in others)
         ray.shutdown()
+        end_processes(started)
 
 
 def deploy(serve_api: ServeSubmissionClient, config: dict[str, Any], *, http: bool) -> None:
