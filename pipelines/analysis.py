@@ -12,7 +12,7 @@ from deployments.contracts import GenerationOptions, ModelInfo
 from deployments.errors import OutputConflict
 from deployments.vision.prompts import DEFAULT_PROMPT
 from pipelines.chain import DecodeRun, split_runs
-from pipelines.describe import DescribeOptions, Describer
+from pipelines.describe import Clips, DescribeOptions, Describer
 from pipelines.drive import drive
 from pipelines.ledger import Ledger
 from pipelines.outcome import ClipOutcome
@@ -159,10 +159,11 @@ async def run_analyses(
         if analysis.complete:
             results[analysis.analysis_id] = await finish_analysis(analysis)
 
+    clips = Clips(describer)
+    options = {one.analysis_id: one.options.describe_options() for one in analyses}
     await drive(
         [run for analysis in analyses for run in _pending_runs(analysis)],
-        describer,
-        {one.analysis_id: one.options.describe_options() for one in analyses},
+        lambda clip: clips.describe(clip, options[clip.video]),
         record,
         in_flight=in_flight,
         decode_cpus=decode_cpus,

@@ -52,6 +52,19 @@ class DescribeOptions:
         return asked
 
 
+class Clips:
+    """The clips of one run, which are all put to one describer."""
+
+    def __init__(self, describer: Describer) -> None:
+        self._describer = describer
+        self._rng = random.Random()
+        self._suspects = asyncio.Lock()
+
+    async def describe(self, clip: DecodedClip, options: DescribeOptions) -> ClipOutcome:
+        """Return the clip's one outcome. Raises ModelLoadFailed."""
+        return await describe_clip(clip, self._describer, options, self._rng, self._suspects)
+
+
 async def describe_clip(
     clip: DecodedClip, describer: Describer, options: DescribeOptions, rng: random.Random, suspects: asyncio.Lock
 ) -> ClipOutcome:

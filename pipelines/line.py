@@ -44,6 +44,8 @@ class Line:
     def __init__(self) -> None:
         self._numbers = count()
         self._places: set[Place] = set()
+        self.answers = 0
+        """How often the model has dealt with a clip, be it by a refusal."""
 
     def enter(self, patience_s: float) -> Place:
         """Take the last place."""
@@ -54,6 +56,7 @@ class Line:
 
     def answered(self, place: Place) -> None:
         """Say that the model has dealt with this clip, and so with one that others wait behind."""
+        self.answers += 1
         now_s = asyncio.get_running_loop().time()
         for other in self._places:
             if other.number > place.number:

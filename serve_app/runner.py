@@ -73,7 +73,8 @@ class AnalysisRunner:
         settings = self._args.cloud_vision
         if settings is None or self._cloud_vision is None:
             return None
-        return Cloud(VisionClient(self._cloud_vision), Budget(store, self._args.chat), settings.local_patience_s)
+        outside = VisionClient(self._cloud_vision)
+        return Cloud(outside, Budget(store, self._args.chat), settings, self._args.in_flight_clips)
 
     def _stories(self, store: ObjectStore) -> Stories | None:
         chat = self._args.chat

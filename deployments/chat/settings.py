@@ -60,6 +60,13 @@ class CloudVisionSettings(_Frozen):
     """Of the frames that are sent, at the size that the local model takes them."""
     local_patience_s: Annotated[float, Field(gt=0.0, le=900.0)] = 60.0
     """How long a local model may go without any answer before a clip is put to this one."""
+    burst_factor: Annotated[float, Field(gt=1.0, le=1000.0)] | None = 2.0
+    """Clips go outside beside a busy local model while more wait than so many times what it describes within
+    `burst_wait_s`, until no more than once that wait; None: only those that it fails."""
+    burst_wait_s: Annotated[float, Field(gt=0.0, le=24 * 3600.0)] = 60.0
+    """The wait that is aimed at."""
+    burst_clips: Annotated[int, Field(ge=1, le=1000)] = 8
+    """Most clips of one model outside at once in a burst."""
 
 
 ProviderSettings = Annotated[ExtractiveSettings | LitellmSettings, Field(discriminator="provider")]

@@ -1,29 +1,55 @@
-"""The way out for clips that no local model describes: only where the analysis allows it and its owner can pay."""
+"""The way out for clips: only where the analysis allows it and its owner can pay."""
 
-from dataclasses import dataclass
+import asyncio
+from collections import Counter
+from dataclasses import replace
 
 from deployments.chat.contracts import Usage
+from deployments.chat.settings import CloudVisionSettings
 from deployments.contracts import Caption, DescribeRequest
-from pipelines.describe import Describer
+from deployments.errors import ModelLoadFailed, ReplicaLost
+from deployments.retry import RetryPolicy
+from pipelines.describe import Clips, DescribeOptions, Describer, failed
 from pipelines.ids import new_id
+from pipelines.line import line_before
+from pipelines.outcome import ClipOutcome, DecodedClip
+from serve_app.analyses.load import Load
 from serve_app.analyses.request import AnalysisRequest
 from serve_app.chat.budget import Budget
 from serve_app.principal import Principal, Role
 
+_ONCE = RetryPolicy(attempts=1)
 
-@dataclass(frozen=True, slots=True)
+
 class Cloud:
-    """A describer outside; a local model may go `local_patience_s` without an answer before it is asked."""
+    """A describer outside, and how busy the local models are whose clips it may get."""
 
-    describer: Describer
-    budget: Budget
-    local_patience_s: float
+    def __init__(
+        self, describer: Describer, budget: Budget, settings: CloudVisionSettings, in_flight_clips: int
+    ) -> None:
+        self._describer = describer
+        self._budget = budget
+        self._settings = settings
+        self._in_flight_clips = in_flight_clips
+        self._loads: dict[str, Load] = {}
 
-    def for_analysis(self, request: AnalysisRequest) -> "CloudDescriber | None":
-        """Return what describes the analysis's clips outside, None where nothing of it may leave."""
-        if not request.options.allow_cloud:
-            return None
-        return CloudDescriber(self.describer, self.budget, Principal(request.owner, Role.ANALYST))
+    def load(self, model: str) -> Load:
+        """Return the load of this runner's local model."""
+        if model not in self._loads:
+            self._loads[model] = Load(model, self._settings, self._in_flight_clips)
+        return self._loads[model]
+
+    @property
+    def bursts(self) -> Counter[str]:
+        """How many there were, by the local model."""
+        return Counter({model: load.bursts for model, load in self._loads.items()})
+
+    def ways(self, request: AnalysisRequest, local: Describer) -> "Ways":
+        """Return how the analysis's clips are described."""
+        outside = None
+        if request.options.allow_cloud:
+            outside = CloudDescriber(self._describer, self._budget, Principal(request.owner, Role.ANALYST))
+        return Ways(local, outside, self.load(request.options.model), self._settings.local_patience_s)
 
 
 class CloudDescriber:
@@ -41,3 +67,76 @@ class CloudDescriber:
         cost = Usage(caption.prompt_tokens, caption.output_tokens, caption.usd)
         await self._budget.record(self._owner, new_id("clip"), cost)
         return caption
+
+
+class Ways:
+    """The clips of one analysis: by the local model and, where it may be asked, by the one outside.
+
+    The local model comes first, but for a burst and while it is gone; whichever fails a clip, the other one is asked.
+    """
+
+    def __init__(self, local: Describer, outside: Describer | None, load: Load, patience_s: float) -> None:
+        self._local = Clips(local)
+        self._outside = None if outside is None else Clips(outside)
+        self._line = line_before(local)
+        self._load = load
+        self._patience_s = patience_s
+
+    async def describe(self, clip: DecodedClip, options: DescribeOptions) -> ClipOutcome:
+        """Return the clip's one outcome. Raises ModelLoadFailed where nothing may go outside."""
+        if self._outside is None or clip.frames is None:
+            return await self._locally(clip, options)
+        first = None
+        if self._load.goes_outside():
+            first = await self._sent(self._outside, clip, options)
+            if first.error is None:
+                return first
+        local = await self._locally_or_gone(clip, replace(options, deadline_s=self._patience_s))
+        if local.error is None or first is not None:
+            return local
+        other = await self._sent(self._outside, clip, options)
+        # Where both fail, the first failure says what is wrong here.
+        return local if other.error is not None else replace(other, attempts=local.attempts + other.attempts)
+
+    async def _sent(self, outside: Clips, clip: DecodedClip, options: DescribeOptions) -> ClipOutcome:
+        with self._load.sending():
+            # It tries again by itself.
+            outcome = await outside.describe(clip, replace(options, retry=_ONCE))
+        if outcome.error is not None:
+            self._load.failed_outside()
+        return outcome
+
+    async def _locally_or_gone(self, clip: DecodedClip, options: DescribeOptions) -> ClipOutcome:
+        """Leave a line that does not move: others have found out that nobody serves it."""
+        if self._load.gone.is_set():  # this one is to find out whether that is still so
+            return await self._loaded_locally(clip, options)
+        asking = asyncio.create_task(self._loaded_locally(clip, options))
+        gone = asyncio.create_task(self._load.gone.wait())
+        try:
+            await asyncio.wait({asking, gone}, return_when=asyncio.FIRST_COMPLETED)
+            if asking.done():
+                return asking.result()
+            return failed(clip, ReplicaLost("expected an answer of the local model, which answers nobody, got none"))
+        finally:
+            for task in (asking, gone):
+                task.cancel()
+            await asyncio.gather(asking, gone, return_exceptions=True)
+
+    async def _loaded_locally(self, clip: DecodedClip, options: DescribeOptions) -> ClipOutcome:
+        try:
+            return await self._locally(clip, options)
+        except ModelLoadFailed as error:
+            return failed(clip, error)
+
+    async def _locally(self, clip: DecodedClip, options: DescribeOptions) -> ClipOutcome:
+        if clip.frames is None:
+            return await self._local.describe(clip, options)
+        answers = self._line.answers
+        with self._load.asking() as answered:
+            try:
+                outcome = await self._local.describe(clip, options)
+            except ModelLoadFailed:
+                answered(False)
+                raise
+            answered(outcome.error is None or self._line.answers > answers)
+        return outcome

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from obstore.store import LocalStore, ObjectStore
 from deployments.contracts import LOCAL, ModelInfo
 from deployments.errors import AppError, Cancelled, DeadlineExceeded, ModelLoadFailed, SourceNotFound
 from pipelines.chain import split_runs
-from pipelines.describe import Describer
+from pipelines.describe import Clips, Describer
 from pipelines.drive import drive
 from pipelines.outcome import ClipOutcome
 from pipelines.source import Source, stamp_of
@@ -76,11 +77,12 @@ class Describing:
         self._request = request
         self._means = means
         self._info = info
-        self._describer = describer
+        self._clips = Clips(describer) if means.cloud is None else means.cloud.ways(request, describer)
         self._record = record
         self._in_flight = in_flight
         self._cache = CaptionCache(means.store, request, info)
         self._recording: set[asyncio.Task[None]] = set()
+        self._load = None if means.cloud is None else means.cloud.load(request.options.model)
 
     async def keep(self, clips: Iterable[ClipPlan], there: set[str]) -> None:
         """Keep the captions of clips that an attempt described which died before it kept them."""
@@ -102,7 +104,14 @@ class Describing:
 
     async def until_stopped(self, pending: list[ClipPlan], stop: Stop) -> AppError | None:
         """Describe the clips; return what ended that early, or None. Raises Deposed, StorageFailed, EngineFailed."""
-        driving = asyncio.create_task(self._drive(pending))
+        queued = nullcontext(lambda: None) if self._load is None else self._load.waiting(len(pending))
+        with queued as has_outcome:
+            return await self._until_stopped(pending, stop, has_outcome)
+
+    async def _until_stopped(
+        self, pending: list[ClipPlan], stop: Stop, has_outcome: Callable[[], None]
+    ) -> AppError | None:
+        driving = asyncio.create_task(self._drive(pending, has_outcome))
         stopping = asyncio.create_task(stop.asked())
         stopped: AppError | None = None
         try:
@@ -121,14 +130,14 @@ class Describing:
             await asyncio.gather(*self._recording)
         return stopped
 
-    async def _drive(self, pending: list[ClipPlan]) -> None:
+    async def _drive(self, pending: list[ClipPlan], has_outcome: Callable[[], None]) -> None:
         while pending := [clip for clip in pending if clip.index not in self._record.outcomes]:
             async with self._means.turns.turn() as is_over:
-                await self._drive_some(pending, is_over)
+                await self._drive_some(pending, is_over, has_outcome)
             if not any(clip.index in self._record.outcomes for clip in pending):
                 return  # each turn brings one clip at least: a decoder that gives none would be asked for ever
 
-    async def _drive_some(self, pending: list[ClipPlan], is_over: IsOver) -> None:
+    async def _drive_some(self, pending: list[ClipPlan], is_over: IsOver, has_outcome: Callable[[], None]) -> None:
         request, means = self._request, self._means
         size = self._info.frame_spec.target_size(request.video.width, request.video.height)
         by_index = {clip.index: clip for clip in pending}
@@ -139,20 +148,17 @@ class Describing:
             recording.add_done_callback(self._recording.discard)
             # What is described is recorded, also when the analysis is stopped in this very moment.
             await asyncio.shield(recording)
+            has_outcome()
 
-        options, fallback = request.options.describe_options(), None
-        if means.cloud is not None and (fallback := means.cloud.for_analysis(request)) is not None:
-            options = replace(options, deadline_s=means.cloud.local_patience_s)
+        options = request.options.describe_options()
         await drive(
             split_runs(request.id, self._source(), pending, size, request.options.decoder),
-            self._describer,
-            {request.id: options},
+            lambda clip: self._clips.describe(clip, options),
             record,
             in_flight=means.in_flight,
             decode_cpus=means.decode_cpus,
             on_decoded=lambda _: self._in_flight(1),
             is_over=is_over,
-            fallback=fallback,
         )
 
     def _source(self) -> Source:

@@ -134,6 +134,8 @@ class Runner:
             await self._report(last=True)
 
     async def _report(self, *, last: bool = False) -> None:
+        if self._means.cloud is not None:
+            self._tally.report.bursts = self._means.cloud.bursts
         try:
             await self._reporter.report([] if last else list(self._running), last=last)
         except StorageFailed as error:

@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from deployments.contracts import Caption, DescribeRequest
+from deployments.contracts import LOCAL, Caption, DescribeRequest
 from pipelines.describe import Describer
 from pipelines.outcome import ClipOutcome
 
@@ -62,6 +62,10 @@ class Report(BaseModel):
     reused: Counter[str] = Field(default_factory=Counter)
     failed: dict[str, Counter[str]] = Field(default_factory=dict)
     """By model, then by code."""
+    outside: Counter[str] = Field(default_factory=Counter)
+    """Of the described clips those that a model outside saw, by the local model whose they were."""
+    bursts: Counter[str] = Field(default_factory=Counter)
+    """How often clips began to go outside because the local model was too slow for them, by it."""
     finished: Counter[str] = Field(default_factory=Counter)
     timings: dict[Timing, dict[str, Histogram]] = Field(default_factory=dict)
     """By what was timed, then by model."""
@@ -91,6 +95,7 @@ class Tally:
             minute.reused += 1
         else:
             report.described[model] += 1
+            report.outside[model] += outcome.served_by != LOCAL
             minute.described += 1
             self.time("decode", model, outcome.decode_s)
             self.time("queue", model, outcome.queue_s)

@@ -175,6 +175,12 @@ def _runners(reports: list[Report]) -> Iterator[Metric]:
     clips = CounterMetricFamily(
         "vidray_clips", "Clips with an outcome; code says why one failed", labels=("runner", "model", "outcome", "code")
     )
+    outside = CounterMetricFamily(
+        "vidray_clips_outside", "Described clips that a model outside saw", labels=("runner", "model")
+    )
+    bursts = CounterMetricFamily(
+        "vidray_bursts", "Times that clips went outside because of a long queue", labels=("runner", "model")
+    )
     first = HistogramMetricFamily(
         "vidray_first_caption_seconds", "From the acceptance of an analysis to its first caption", labels=("runner",)
     )
@@ -192,13 +198,16 @@ def _runners(reports: list[Report]) -> Iterator[Metric]:
         for outcome, by_model in (("described", report.described), ("reused", report.reused)):
             for model, count in by_model.items():
                 clips.add_metric((runner, model, outcome, ""), count)
+        for family, by_model in ((outside, report.outside), (bursts, report.bursts)):
+            for model, count in by_model.items():
+                family.add_metric((runner, model), count)
         for model, by_code in report.failed.items():
             for code, count in by_code.items():
                 clips.add_metric((runner, model, "failed", code), count)
         for what, by_model_times in report.timings.items():
             for model, histogram in by_model_times.items():
                 times[what].add_metric((runner, model), *_buckets(histogram))
-    yield from (attempts, takeovers, finished, clips, first, *times.values())
+    yield from (attempts, takeovers, finished, clips, outside, bursts, first, *times.values())
 
 
 def _buckets(times: Times) -> tuple[list[tuple[str, float]], float]:

@@ -60,7 +60,7 @@ class NewAnalysisOptions(BaseModel):
         bool, Field(description="whether the result has a summary: captions that say most, quoted with their places")
     ] = True
     allow_cloud: Annotated[
-        bool, Field(description="whether frames and captions may be sent to a cloud model; none can be configured yet")
+        bool, Field(description="whether frames, captions and questions may be sent to models outside")
     ] = False
     metadata: Annotated[dict[str, JsonValue], Field(description="for your own use; kept as it is")] = {}
 

@@ -17,7 +17,7 @@ from deployments.vision.cloud import CloudVision
 from pipelines.store import sizes_below
 from serve_app.analyses.cloud import Cloud
 from serve_app.chat.budget import Budget
-from tests.app.analysis_house import CLIPS, House, Play
+from tests.app.analysis_house import CLIPS, QUICK, House, Play
 
 # litellm's own modules warn while they are imported, which they are at the first call.
 pytestmark = [
@@ -34,11 +34,14 @@ def stub() -> Iterator[Stub]:
         yield one
 
 
-def set_up(house: House, stub: Stub, patience_s: float = 60.0, **limits: Any) -> None:
+def set_up(
+    house: House, stub: Stub, patience_s: float = 60.0, burst: dict[str, Any] | None = None, **limits: Any
+) -> None:
     upstream = Upstream(model="openai/gpt-4o-mini", api_base=stub.url)
     by = LitellmSettings(provider="litellm", upstreams=(upstream,), first_wait_s=0.05)
-    outside = CloudVision(CloudVisionSettings(by=by), env_file=None)
-    house.cloud = Cloud(outside, Budget(house.store, ChatSettings(**limits)), patience_s)
+    settings = CloudVisionSettings(by=by, local_patience_s=patience_s, **(burst or {}))
+    budget = Budget(house.store, ChatSettings(**limits))
+    house.cloud = Cloud(CloudVision(settings, env_file=None), budget, settings, QUICK.in_flight_clips)
 
 
 def texts(result: dict[str, Any] | None) -> list[str]:
@@ -60,9 +63,10 @@ def test_a_clip_that_the_local_model_fails_for_good_is_described_outside(play: P
         assert served[:2] == [("local", False), ("cloud:openai/gpt-4o-mini", True)]
         assert seen.result["coverage"]["clips_by_server"] == {"cloud:openai/gpt-4o-mini": 2, "local": 4}
         assert len(stub.asked) == 2
-        [rules, question] = stub.asked[0].body["messages"]
-        assert rules["role"] == "system"
-        time, picture, asked = question["content"]
+        questions = [asked.body["messages"] for asked in stub.asked]
+        assert [rules["role"] for rules, _ in questions] == ["system"] * 2
+        [first, _] = sorted((question["content"] for _, question in questions), key=lambda shown: shown[0]["text"])
+        time, picture, asked = first
         assert (time["text"], asked["type"]) == ("0:10", "text")
         data = picture["image_url"]["url"].removeprefix("data:image/jpeg;base64,")
         assert Image.open(io.BytesIO(base64.b64decode(data))).size == (28, 28)

@@ -1,0 +1,122 @@
+"""Many clips at once between a local model and one outside: where they go, and that each has one outcome."""
+
+import asyncio
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from deployments.chat.settings import ChatSettings, CloudVisionSettings, LitellmSettings, Upstream
+from deployments.contracts import Caption, DescribeRequest, FrameBatch
+from deployments.errors import ReplicaLost, UpstreamFailed
+from deployments.retry import RetryPolicy
+from pipelines.describe import DescribeOptions
+from pipelines.outcome import ClipOutcome, DecodedClip
+from pipelines.store import open_store
+from pipelines.video import ClipPlan
+from serve_app.analyses.cloud import CloudDescriber, Ways
+from serve_app.analyses.load import Load
+from serve_app.chat.budget import Budget
+from serve_app.principal import LOCAL
+
+pytestmark = pytest.mark.timeout(60)
+CLIPS, IN_FLIGHT = 100, 32
+CLIP_S = 0.01
+"""What the local model takes for one clip, and the one outside for one of several."""
+
+
+class Local:
+    """Describes one clip after the other; `dead`, it loses every replica that it is given."""
+
+    def __init__(self, *, dead: bool = False) -> None:
+        self.dead = dead
+        self.asked = 0
+        self._one = asyncio.Lock()
+
+    async def describe(self, request: DescribeRequest) -> Caption:
+        self.asked += 1
+        if self.dead:
+            await asyncio.sleep(CLIP_S)
+            raise ReplicaLost("expected an answer, got a killed replica")
+        async with self._one:
+            await asyncio.sleep(CLIP_S)
+        return Caption("seen here", 1, 1, "stop")
+
+
+class Outside:
+    def __init__(self, *, broken: bool = False) -> None:
+        self.broken = broken
+        self.asked = 0
+
+    async def describe(self, request: DescribeRequest) -> Caption:
+        self.asked += 1
+        await asyncio.sleep(CLIP_S)
+        if self.broken:
+            raise UpstreamFailed("expected an answer, got none")
+        return Caption("seen outside", 1, 1, "stop", served_by="cloud:x", usd=0.01)
+
+
+def described(local: Local, outside: Outside | None, load: Load, patience_s: float = 30.0) -> list[ClipOutcome]:
+    async def all_of_them() -> list[ClipOutcome]:
+        budget = Budget(open_store("memory:///"), ChatSettings())
+        ways = Ways(local, None if outside is None else CloudDescriber(outside, budget, LOCAL), load, patience_s)
+        options = DescribeOptions("What?", retry=RetryPolicy(first_wait_s=CLIP_S))
+        places = asyncio.Semaphore(IN_FLIGHT)
+
+        async def one(index: int, done: object) -> ClipOutcome:
+            assert callable(done)
+            frames = FrameBatch(np.zeros((1, 28, 28, 3), np.uint8), np.array([float(index)]))
+            plan = ClipPlan(index, float(index), index + 1.0, (float(index),))
+            async with places:
+                outcome = await ways.describe(DecodedClip("v", plan, frames, None, 0.0), options)
+            done()
+            return outcome
+
+        with load.waiting(CLIPS) as done:
+            return await asyncio.gather(*(one(index, done) for index in range(CLIPS)))
+
+    return asyncio.run(all_of_them())
+
+
+def load_of(wait_s: float, patience_s: float = 30.0) -> Load:
+    by = LitellmSettings(provider="litellm", upstreams=(Upstream(model="openai/stub"),))
+    return Load("sim", CloudVisionSettings(by=by, burst_wait_s=wait_s, local_patience_s=patience_s), IN_FLIGHT)
+
+
+def by_server(outcomes: list[ClipOutcome]) -> Counter[str]:
+    assert sorted(outcome.index for outcome in outcomes) == list(range(CLIPS))
+    return Counter(outcome.error.code if outcome.error else str(outcome.served_by) for outcome in outcomes)
+
+
+def test_a_long_queue_is_shared_and_its_end_is_local_again() -> None:
+    local, outside, load = Local(), Outside(), load_of(wait_s=20 * CLIP_S)
+    served = by_server(described(local, outside, load))
+    assert set(served) == {"local", "cloud:x"}
+    assert served["cloud:x"] >= 20
+    assert served["local"] >= 20
+    assert (load.bursts, load.bursting, load.queued, load.asked, load.outside) == (1, False, 0, 0, 0)
+
+
+def test_a_long_queue_stays_where_it_must() -> None:
+    local, load = Local(), load_of(wait_s=20 * CLIP_S)
+    assert by_server(described(local, None, load)) == {"local": CLIPS}
+
+
+def test_a_burst_that_nobody_takes_loses_no_clip_and_asks_once_a_place() -> None:
+    local, outside, load = Local(), Outside(broken=True), load_of(wait_s=20 * CLIP_S)
+    assert by_server(described(local, outside, load)) == {"local": CLIPS}
+    assert outside.asked <= 8
+
+
+def test_with_every_replica_lost_for_good_clips_soon_go_outside_without_trying() -> None:
+    local, outside, load = Local(dead=True), Outside(), load_of(wait_s=60.0)
+    assert by_server(described(local, outside, load)) == {"cloud:x": CLIPS}
+    assert local.asked <= 4 * IN_FLIGHT + 4, "the attempts of those that were in flight, and of a probe"
+    assert load.gone.is_set()
+
+
+def test_with_nobody_here_and_nobody_there_each_clip_is_a_row() -> None:
+    local, outside, load = Local(dead=True), Outside(broken=True), load_of(wait_s=60.0)
+    served = by_server(described(local, outside, load))
+    assert set(served) <= {"poison_clip", "replica_lost"}
+    assert served.total() == CLIPS
