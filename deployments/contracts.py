@@ -1,4 +1,4 @@
-"""What crosses a process on the way from pixels to words: frames in, captions out."""
+"""What crosses a process on the way to words: frames or a conversation in, captions out."""
 
 import math
 from dataclasses import dataclass, field
@@ -10,7 +10,10 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from deployments.errors import InvalidOption
 
+MOST_TOKENS = 4096
+"""That an engine writes in one answer."""
 FinishReason = Literal["stop", "length"]
+Speaker = Literal["system", "user", "assistant"]
 LOCAL = "local"
 """Who serves what an engine of ours describes; `cloud:` and a model's name is the other."""
 
@@ -51,7 +54,7 @@ class GenerationOptions(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    max_tokens: Annotated[int, Field(ge=1, le=4096)] = 128
+    max_tokens: Annotated[int, Field(ge=1, le=MOST_TOKENS)] = 128
     temperature: Annotated[float, Field(ge=0.0, le=2.0)] = 0.0
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
 
@@ -66,8 +69,27 @@ class DescribeRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class Turn:
+    """What one side of a conversation said."""
+
+    by: Speaker
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class TextRequest:
+    """A conversation to go on with, about no pixels: its last turn is the user's."""
+
+    turns: tuple[Turn, ...]
+    options: GenerationOptions = field(default_factory=GenerationOptions)
+
+
+EngineRequest = DescribeRequest | TextRequest
+
+
+@dataclass(frozen=True, slots=True)
 class Caption:
-    """What the model said about one clip.
+    """What the model said about one clip, or to a conversation.
 
     `engine_s` is the clip's share of the engine call that made it (wall seconds / clips in the call), so that the sum
     over clips is device time. `queue_s` is the wait inside the replica before that call began. Both are filled by the

@@ -13,9 +13,6 @@ from ray.exceptions import RayError
 from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
-from deployments.chat.client import ChatClient
-from deployments.chat.contracts import Provider
-from deployments.chat.extractive import Extractive
 from deployments.errors import AppError
 from deployments.native_heap import return_large_blocks, share_arenas
 from deployments.vision.catalog import model_info
@@ -25,6 +22,7 @@ from pipelines.probes import Probes
 from serve_app.analyses.service import Analyses
 from serve_app.api.app import create_app
 from serve_app.chat.service import Chats
+from serve_app.chat_models import chat_models
 from serve_app.draining import Draining
 from serve_app.figures import UploadFigures
 from serve_app.files import Files
@@ -119,11 +117,8 @@ class Gateway:
 
     @functools.cached_property
     def chats(self) -> Chats:
-        settings = self._args.chat
-        providers: dict[str, Provider] = {name: Extractive() for name in settings.models.keys() - settings.proxied}
-        if self._chat is not None:
-            providers |= {name: ChatClient(name, one, self._chat) for name, one in settings.proxied.items()}
-        return Chats(self._store, self.analyses, providers, settings)
+        providers = chat_models(self._args.chat, self._chat, self._clients)
+        return Chats(self._store, self.analyses, providers, self._args.chat)
 
     @functools.cached_property
     def stats(self) -> Statistics:

@@ -7,7 +7,6 @@ import ray
 from obstore.store import ObjectStore
 from ray.serve.handle import DeploymentHandle
 
-from deployments.chat.client import ChatClient
 from deployments.errors import EngineFailed
 from deployments.vision.catalog import model_info
 from deployments.vision.client import VisionClient
@@ -16,6 +15,7 @@ from serve_app.analyses.lease import Node
 from serve_app.analyses.runner import Runner, RunnerSettings
 from serve_app.analyses.stories import Stories
 from serve_app.chat.budget import Budget
+from serve_app.chat_models import chat_models
 from serve_app.settings import MODEL, AppArgs
 from serve_app.storage import open_storage, until_in_use
 
@@ -78,7 +78,8 @@ class AnalysisRunner:
 
     def _stories(self, store: ObjectStore) -> Stories | None:
         chat = self._args.chat
-        if chat.summary_model is None or self._chat is None:
+        if chat.summary_model is None:
             return None
-        teller = ChatClient(chat.summary_model, chat.proxied[chat.summary_model], self._chat)
+        clients = {name: client for name, (_, client) in self._models.items()}
+        teller = chat_models(chat, self._chat, clients)[chat.summary_model]
         return Stories(chat.summary_model, teller, Budget(store, chat), chat.summary_chars)

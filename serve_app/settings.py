@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from deployments.chat.settings import ChatSettings, CloudVisionSettings
+from deployments.chat.settings import ChatSettings, CloudVisionSettings, VisionChatSettings
 from deployments.settings import VisionSettings
 
 GATEWAY, RUNNER, CLOUD_VISION = "gateway", "runner", "cloud-vision"
@@ -113,4 +113,8 @@ class AppArgs(BaseModel):
             raise ValueError(f"default_model must be one of {', '.join(self.models)}, got {self.default_model!r}")
         if both := sorted(set(self.models) & set(self.chat.models)):
             raise ValueError(f"chat models must have names of their own, got a vision model's: {both[0]!r}")
+        for name, one in self.chat.models.items():
+            if isinstance(one, VisionChatSettings) and one.model not in self.models:
+                served = ", ".join(self.models)
+                raise ValueError(f"chat model {name!r} must be one of the vision models {served}, got {one.model!r}")
         return self

@@ -4,16 +4,9 @@ from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
-Speaker = Literal["system", "user", "assistant"]
+from deployments.contracts import Turn
+
 FinishReason = Literal["stop", "length", "content_filter"]
-
-
-@dataclass(frozen=True, slots=True)
-class Turn:
-    """What one side said."""
-
-    by: Speaker
-    text: str
 
 
 @dataclass(frozen=True, slots=True)

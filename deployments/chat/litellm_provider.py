@@ -22,7 +22,7 @@ from litellm import exceptions as told
 
 from deployments.chat.contracts import ChatOptions, ChatRequest, FinishReason, Piece, Usage
 from deployments.chat.keys import Keys
-from deployments.chat.prompt import messages
+from deployments.chat.prompt import conversation
 from deployments.chat.settings import LitellmSettings, Upstream
 from deployments.errors import AppError, Overloaded, UpstreamFailed, UpstreamRefused, UpstreamSlow
 from deployments.retry import RetryPolicy
@@ -68,10 +68,11 @@ class _Miss(Exception):
 
 @dataclass(frozen=True, slots=True)
 class _Asked:
-    """OpenAI's messages, and how to answer them."""
+    """OpenAI's messages, and how to answer them; of an answer that is wanted `whole` nobody sees a part."""
 
     messages: list[dict[str, Any]]
     options: ChatOptions
+    whole: bool = False
 
 
 @dataclass(slots=True)
@@ -113,7 +114,8 @@ class LitellmProvider:
             return
         with self._place():
             said: list[Piece] = []
-            async with aclosing(self._first_to_answer(_Asked(messages(request), request.options))) as pieces:
+            asked = [{"role": turn.by, "content": turn.text} for turn in conversation(request)]
+            async with aclosing(self._first_to_answer(_Asked(asked, request.options))) as pieces:
                 async for piece in pieces:
                     said.append(piece)
                     yield piece
@@ -129,7 +131,7 @@ class LitellmProvider:
         """Return the answer to OpenAI's messages in one, and its last piece. Raises what `answer` raises."""
         text, last = "", Piece()
         with self._place():
-            async with aclosing(self._first_to_answer(_Asked(asked, options))) as pieces:
+            async with aclosing(self._first_to_answer(_Asked(asked, options, whole=True))) as pieces:
                 async for last in pieces:
                     text += last.text
         return text, last
@@ -152,6 +154,10 @@ class LitellmProvider:
                 said = False
                 try:
                     async with aclosing(self._attempt(upstream, asked, attempts)) as pieces:
+                        if asked.whole:
+                            for piece in [piece async for piece in pieces]:
+                                yield piece
+                            return
                         async for piece in pieces:
                             said = said or bool(piece.text)
                             yield piece

@@ -3,6 +3,7 @@
 import json
 
 from deployments.chat.contracts import ChatRequest
+from deployments.contracts import Turn
 
 _RULES = """\
 You answer questions about videos. All that you know of them stands between <timeline> and </timeline> below: one JSON
@@ -12,12 +13,11 @@ Answer from it alone, and say so where it does not hold the answer. After each s
 stands in "at", such as [0:10-0:20]."""
 
 
-def messages(request: ChatRequest) -> list[dict[str, str]]:
-    """Return the chat as OpenAI's messages; a chat about no video is passed on as it is."""
-    turns = [{"role": turn.by, "content": turn.text} for turn in request.turns]
+def conversation(request: ChatRequest) -> tuple[Turn, ...]:
+    """Return what the model is told; a chat about no video is passed on as it is."""
     if not request.about:
-        return turns
-    return [{"role": "system", "content": f"{_RULES}\n{_timeline(request)}"}, *turns]
+        return request.turns
+    return (Turn("system", f"{_RULES}\n{_timeline(request)}"), *request.turns)
 
 
 def _timeline(request: ChatRequest) -> str:

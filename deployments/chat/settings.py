@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from deployments.chat.extractive import NAME as EXTRACTIVE
+from deployments.contracts import MOST_TOKENS
 
 ChatModelName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]{0,62}$")]
 
@@ -51,6 +52,18 @@ class LitellmSettings(_Frozen):
     """The same request again gets the same answer at no cost, for so many of the latest in one replica; 0: none."""
 
 
+class VisionChatSettings(_Frozen):
+    """A model that is one of the app's vision models, too, asked without pixels; the answer comes in one piece."""
+
+    provider: Literal["vision"]
+    model: Annotated[str, Field(min_length=1)]
+    """Its name among the app's `models`. The demo model knows nothing but scenes: it is no chat model."""
+    max_tokens: Annotated[int, Field(ge=1, le=MOST_TOKENS)] = 512
+    """Of an answer, where the client does not say."""
+    deadline_s: Annotated[float, Field(gt=0.0, le=3600.0)] = 120.0
+    """Most seconds for an answer; it waits among the clips."""
+
+
 class CloudVisionSettings(_Frozen):
     """The model outside that describes clips which no local one does, of analyses with `allow_cloud` alone."""
 
@@ -69,7 +82,7 @@ class CloudVisionSettings(_Frozen):
     """Most clips of one model outside at once in a burst."""
 
 
-ProviderSettings = Annotated[ExtractiveSettings | LitellmSettings, Field(discriminator="provider")]
+ProviderSettings = Annotated[ExtractiveSettings | VisionChatSettings | LitellmSettings, Field(discriminator="provider")]
 
 
 class ChatSettings(_Frozen):
@@ -78,7 +91,7 @@ class ChatSettings(_Frozen):
     models: Annotated[dict[ChatModelName, ProviderSettings], Field(min_length=1)] = {EXTRACTIVE: ExtractiveSettings()}
     default_model: str = EXTRACTIVE
     summary_model: str | None = None
-    """The model outside that writes the summaries of analyses that it may be told about; None: they quote captions."""
+    """The model that writes the summaries of analyses that it may be told about; None: they quote captions."""
     summary_chars: Annotated[int, Field(ge=8_000, le=4_000_000)] = 24_000
     """Most characters of captions in one of its calls; a token is about four of English text."""
     env_file: Annotated[str, Field(pattern=r"^/")] | None = None
@@ -91,9 +104,10 @@ class ChatSettings(_Frozen):
     def _consistent(self) -> "ChatSettings":
         if self.default_model not in self.models:
             raise ValueError(f"default_model must be one of {', '.join(self.models)}, got {self.default_model!r}")
-        if self.summary_model is not None and self.summary_model not in self.proxied:
-            outside = ", ".join(self.proxied) or "none"
-            raise ValueError(f"summary_model must be a litellm model of these: {outside}, got {self.summary_model!r}")
+        tellers = [name for name, one in self.models.items() if not isinstance(one, ExtractiveSettings)]
+        if self.summary_model is not None and self.summary_model not in tellers:
+            told = ", ".join(tellers) or "none"
+            raise ValueError(f"summary_model must be one that writes, of these: {told}, got {self.summary_model!r}")
         return self
 
     @property

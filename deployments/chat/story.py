@@ -12,7 +12,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from deployments.chat.citations import MARK, Citation, cited, mark
-from deployments.chat.contracts import ChatOptions, ChatRequest, Passage, Provider, Turn, Usage
+from deployments.chat.contracts import ChatOptions, ChatRequest, Passage, Provider, Usage
+from deployments.contracts import Turn
 from deployments.errors import AppError
 
 MOST_SENTENCES = 8

@@ -7,16 +7,16 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
-from deployments.contracts import Caption, DescribeRequest
+from deployments.contracts import Caption, EngineRequest
 from deployments.errors import AppError
 from deployments.settings import VisionTuning
 
-DescribeBatch = Callable[[Sequence[DescribeRequest]], Awaitable[list[Caption]]]
+DescribeBatch = Callable[[Sequence[EngineRequest]], Awaitable[list[Caption]]]
 
 
 @dataclass(slots=True)
 class _Waiting:
-    request: DescribeRequest
+    request: EngineRequest
     since_s: float
     answer: asyncio.Future[Caption]
 
@@ -40,8 +40,8 @@ class ClipBatcher:
         """Clips that wait for an engine call."""
         return len(self._waiting)
 
-    async def describe(self, request: DescribeRequest) -> Caption:
-        """Caption one clip; `engine_s`, `queue_s` and `batch_clips` of the caption are filled here."""
+    async def describe(self, request: EngineRequest) -> Caption:
+        """Caption one clip, or go on with one conversation; `engine_s`, `queue_s` and `batch_clips` are filled here."""
         answer: asyncio.Future[Caption] = asyncio.get_running_loop().create_future()
         self._waiting.append(_Waiting(request, time.perf_counter(), answer))
         if self._loop is None or self._loop.done():

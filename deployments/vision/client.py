@@ -9,7 +9,7 @@ from ray.exceptions import RayError
 from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
-from deployments.contracts import Caption, DescribeRequest
+from deployments.contracts import Caption, DescribeRequest, TextRequest
 from deployments.errors import ModelLoadFailed, UnknownModel
 from deployments.ray_errors import translate
 from deployments.vision.deployment import ModelStatus
@@ -55,6 +55,11 @@ class VisionClient:
     async def describe(self, request: DescribeRequest) -> Caption:
         """Caption one clip. Raises ReplicaLost, Overloaded, and what VisionModel.describe raises."""
         caption: Caption = await self._call(self._handle.describe.remote(request))
+        return caption
+
+    async def write(self, request: TextRequest) -> Caption:
+        """Go on with a conversation. Raises ReplicaLost, Overloaded, and what VisionModel.write raises."""
+        caption: Caption = await self._call(self._handle.write.remote(request))
         return caption
 
     async def status(self) -> ModelStatus:

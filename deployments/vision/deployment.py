@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from deployments.contracts import Caption, DescribeRequest, ModelInfo
+from deployments.contracts import Caption, DescribeRequest, EngineRequest, ModelInfo, TextRequest
 from deployments.errors import EngineFailed, InvalidConfig, ModelLoadFailed
 from deployments.settings import VisionSettings, VisionTuning
 from deployments.validation import parse
@@ -66,6 +66,11 @@ class VisionModel:
         await self._ensure_loaded()
         return await self._batcher.describe(request)
 
+    async def write(self, request: TextRequest) -> Caption:
+        """Go on with a conversation. Raises ModelLoadFailed, EngineFailed, ClipRejected where it is too long."""
+        await self._ensure_loaded()
+        return await self._batcher.describe(request)
+
     async def check_health(self) -> None:
         """Raise EngineFailed when the loaded model cannot be used; Serve then replaces the replica."""
         self._begin_startup_load()
@@ -110,7 +115,7 @@ class VisionModel:
             self._state = "ready"
             logger.info("model loaded", extra={"model": self._info.name, "revision": self._info.revision})
 
-    async def _describe_batch(self, requests: Sequence[DescribeRequest]) -> list[Caption]:
+    async def _describe_batch(self, requests: Sequence[EngineRequest]) -> list[Caption]:
         self._busy_since_s = time.monotonic()
         try:
             captions: list[Caption] = await self._on_engine_thread(self._engine.describe, requests)

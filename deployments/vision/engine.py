@@ -1,9 +1,9 @@
-"""What an engine is: code that turns frames into captions on one device and knows nothing of Ray."""
+"""What an engine is: code that turns frames and questions into words on one device and knows nothing of Ray."""
 
 from collections.abc import Sequence
 from typing import Protocol
 
-from deployments.contracts import Caption, DescribeRequest
+from deployments.contracts import Caption, EngineRequest
 from deployments.settings import VisionSettings
 
 
@@ -13,8 +13,8 @@ class VisionEngine(Protocol):
     def load(self) -> None:
         """Bring the weights onto the device. Raises ModelLoadFailed."""
 
-    def describe(self, requests: Sequence[DescribeRequest]) -> list[Caption]:
-        """Caption each clip, in order. Raises EngineFailed for the call as a whole."""
+    def describe(self, requests: Sequence[EngineRequest]) -> list[Caption]:
+        """Caption each clip and go on with each conversation, in order. Raises EngineFailed for the whole call."""
 
     def check(self) -> None:
         """Touch the loaded model on its device. Raises EngineFailed when it is unusable."""

@@ -6,7 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 
-from deployments.contracts import Caption, DescribeRequest
+from deployments.contracts import Caption, DescribeRequest, EngineRequest, TextRequest
 from deployments.errors import ClipRejected, EngineFailed
 from deployments.settings import Failure, SimulatedSettings
 from deployments.vision.prompts import first_kind
@@ -18,7 +18,8 @@ class SimulatedEngine:
     """Sleeps as its cost model says, then writes captions that depend on nothing but the clip.
 
     A caption names the number, size, times and mean brightness of the frames, so that lost or mixed-up frames show. A
-    question for events is answered with one of the first kind, at the clip's middle frame.
+    question for events is answered with one of the first kind, at the clip's middle frame. Of a conversation it counts
+    turns and words.
     """
 
     def __init__(self, settings: SimulatedSettings) -> None:
@@ -31,28 +32,33 @@ class SimulatedEngine:
     def check(self) -> None:
         return None
 
-    def describe(self, requests: Sequence[DescribeRequest]) -> list[Caption]:
-        for request in requests:
+    def describe(self, requests: Sequence[EngineRequest]) -> list[Caption]:
+        clips = [request for request in requests if isinstance(request, DescribeRequest)]
+        for request in clips:
             self._fail_on_demand(request)
         captions = [self._caption(request) for request in requests]
         if self._settings.call_log is not None:
             with open(self._settings.call_log, "a") as log:
-                log.writelines(f"{request.frames.pts_s[0]:.6f}\n" for request in requests)
+                log.writelines(f"{request.frames.pts_s[0]:.6f}\n" for request in clips)
         settings = self._settings
         time.sleep(
             settings.fixed_s
-            + settings.frame_s * sum(len(request.frames) for request in requests)
+            + settings.frame_s * sum(len(request.frames) for request in clips)
             + settings.token_s * max(caption.output_tokens for caption in captions)
         )
         return captions
 
-    def _caption(self, request: DescribeRequest) -> Caption:
-        kind = first_kind(request.prompt)
-        text = self._description(request) if kind is None else self._events(request, kind)
+    def _caption(self, request: EngineRequest) -> Caption:
+        if isinstance(request, TextRequest):
+            asked = " ".join(turn.text for turn in request.turns)
+            text = f"Simulated answer to {len(request.turns)} turns of {len(asked.split())} words."
+        else:
+            asked, kind = request.prompt, first_kind(request.prompt)
+            text = self._description(request) if kind is None else self._events(request, kind)
         wanted, most = self._settings.caption_tokens, request.options.max_tokens
         return Caption(
             text=text,
-            prompt_tokens=len(request.prompt.split()),
+            prompt_tokens=len(asked.split()),
             output_tokens=min(wanted, most),
             finish_reason="stop" if wanted <= most else "length",
         )

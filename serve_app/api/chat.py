@@ -11,7 +11,8 @@ from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
-from deployments.chat.contracts import ChatOptions, Piece, Turn, Usage
+from deployments.chat.contracts import ChatOptions, Piece, Usage
+from deployments.contracts import Turn
 from deployments.errors import AppError
 from serve_app.api.access import Analyst, Injected, Viewer
 from serve_app.api.errors import ErrorAnswer, error_body

@@ -11,7 +11,8 @@ from typing import Any
 from obstore.store import ObjectStore
 
 from deployments.chat.citations import Citation
-from deployments.chat.contracts import Turn, Usage
+from deployments.chat.contracts import Usage
+from deployments.contracts import Turn
 from pipelines import store as objects
 from serve_app.principal import Principal
 

@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 from obstore.store import ObjectStore
 
 from deployments.chat.citations import Cited, cited, mark
-from deployments.chat.contracts import ChatOptions, ChatRequest, Passage, Piece, Provider, Turn
+from deployments.chat.contracts import ChatOptions, ChatRequest, Passage, Piece, Provider
 from deployments.chat.settings import ChatSettings
+from deployments.contracts import Turn
 from deployments.errors import CloudNotAllowed, InvalidOption, UnknownModel
 from pipelines.ids import new_id
 from pipelines.retrieval import MOST, Found

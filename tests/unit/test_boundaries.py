@@ -53,6 +53,7 @@ WITHOUT_RAY = (
     "deployments/chat/extractive.py",
     "deployments/chat/settings.py",
     "deployments/chat/prompt.py",
+    "deployments/chat/vision_provider.py",
     "deployments/chat/keys.py",
     "deployments/chat/litellm_provider.py",
     "deployments/chat/deployment.py",

@@ -1,16 +1,16 @@
-"""Turn clips and prompts into one left-padded batch of Qwen2.5-VL model inputs."""
+"""Turn clips with prompts, and conversations, into one left-padded batch of Qwen2.5-VL model inputs."""
 
 from collections.abc import Sequence
 from typing import Any, Protocol
 
 import torch
 
-from deployments.contracts import DescribeRequest
+from deployments.contracts import EngineRequest, TextRequest, Turn
 from deployments.vision.qwen.patches import MERGE_SIZE, TEMPORAL_PATCH_SIZE, patchify
 
 IMAGE_TOKEN, VIDEO_TOKEN = "<|image_pad|>", "<|video_pad|>"
 _TYPE_IMAGE, _TYPE_VIDEO = 1, 2
-_PROMPT_MARK = "\u2063prompt\u2063"
+_TEXT_MARK = "\u2063text\u2063"
 
 
 class Tokenizer(Protocol):
@@ -24,7 +24,7 @@ class Tokenizer(Protocol):
 
 
 def encode(
-    tokenizer: Tokenizer, requests: Sequence[DescribeRequest], *, device: torch.device, dtype: torch.dtype
+    tokenizer: Tokenizer, requests: Sequence[EngineRequest], *, device: torch.device, dtype: torch.dtype
 ) -> dict[str, torch.Tensor]:
     """Build the keyword arguments of `Qwen2_5_VLForConditionalGeneration.generate`.
 
@@ -42,6 +42,9 @@ def encode(
         "video": tokenizer.convert_tokens_to_ids(VIDEO_TOKEN),
     }
     for request in requests:
+        if isinstance(request, TextRequest):
+            sequences.append(_tokens(tokenizer, request.turns))
+            continue
         kind = "image" if len(request.frames) == 1 else "video"
         frames = torch.tensor(request.frames.frames).to(device, non_blocking=True)
         rows, grid = patchify(frames, dtype)
@@ -50,7 +53,9 @@ def encode(
         if kind == "video":
             second_per_grid_ts.append(request.frames.seconds_per_frame * TEMPORAL_PATCH_SIZE)
         visual_tokens = grid[0] * grid[1] * grid[2] // MERGE_SIZE**2
-        sequences.append(_tokens(tokenizer, request.prompt, kind, pad_ids[kind], visual_tokens))
+        tokens = _tokens(tokenizer, (Turn("user", request.prompt),), kind)
+        at = tokens.index(pad_ids[kind])
+        sequences.append([*tokens[:at], *[pad_ids[kind]] * visual_tokens, *tokens[at + 1 :]])
 
     length = max(map(len, sequences))
     input_ids = torch.full((len(sequences), length), tokenizer.pad_token_id, dtype=torch.int64)
@@ -77,16 +82,16 @@ def encode(
     return inputs
 
 
-def _tokens(tokenizer: Tokenizer, prompt: str, kind: str, pad_id: int, visual_tokens: int) -> list[int]:
-    """Return the chat prompt's token ids with the one visual placeholder repeated once per visual token."""
-    # The prompt is data: encoded apart from the template, "<|video_pad|>" in it cannot become a control token.
-    content = [{"type": kind}, {"type": "text", "text": _PROMPT_MARK}]
-    text = tokenizer.apply_chat_template(
-        [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
-    )
-    head, tail = text.split(_PROMPT_MARK)
-    ids = tokenizer.encode(head, add_special_tokens=False)
-    ids += tokenizer.encode(prompt, add_special_tokens=False, split_special_tokens=True)
-    ids += tokenizer.encode(tail, add_special_tokens=False)
-    at = ids.index(pad_id)
-    return [*ids[:at], *[pad_id] * visual_tokens, *ids[at + 1 :]]
+def _tokens(tokenizer: Tokenizer, turns: Sequence[Turn], visual: str | None = None) -> list[int]:
+    """Return the conversation's token ids; with `visual`, the last turn begins with that one placeholder."""
+    # What is said is data: encoded apart from the template, "<|video_pad|>" in it cannot become a control token.
+    said = [{"role": turn.by, "content": [{"type": "text", "text": _TEXT_MARK}]} for turn in turns]
+    if visual is not None:
+        said[-1]["content"] = [{"type": visual}, *said[-1]["content"]]
+    text = tokenizer.apply_chat_template(said, tokenize=False, add_generation_prompt=True)
+    first, *rest = text.split(_TEXT_MARK)
+    ids = tokenizer.encode(first, add_special_tokens=False)
+    for turn, after in zip(turns, rest, strict=True):
+        ids += tokenizer.encode(turn.text, add_special_tokens=False, split_special_tokens=True)
+        ids += tokenizer.encode(after, add_special_tokens=False)
+    return ids

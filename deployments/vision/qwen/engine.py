@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from deployments.contracts import Caption, DescribeRequest, FinishReason, GenerationOptions
+from deployments.contracts import Caption, EngineRequest, FinishReason, GenerationOptions
 from deployments.errors import ClipRejected, EngineFailed, ModelLoadFailed
 from deployments.native_heap import keep_large_blocks
 from deployments.settings import VisionSettings
@@ -40,14 +40,14 @@ class TransformersEngine:
         if not alive:
             raise EngineFailed("the model's weights must be finite, got a non-finite one")
 
-    def describe(self, requests: Sequence[DescribeRequest]) -> list[Caption]:
+    def describe(self, requests: Sequence[EngineRequest]) -> list[Caption]:
         captions: list[Caption | None] = [None] * len(requests)
         for group in _groups(requests):
             for place, caption in zip(group, self._generate([requests[place] for place in group]), strict=True):
                 captions[place] = caption
         return [caption for caption in captions if caption is not None]
 
-    def _generate(self, requests: Sequence[DescribeRequest]) -> list[Caption]:
+    def _generate(self, requests: Sequence[EngineRequest]) -> list[Caption]:
         if self._model is None:
             raise EngineFailed("the model must be loaded first, got none")
         device = self._model.device
@@ -66,7 +66,7 @@ class TransformersEngine:
             for tokens, prompt, request in zip(output[:, prompt_length:].tolist(), prompt_tokens, requests, strict=True)
         ]
 
-    def _check_length(self, attention_mask: torch.Tensor, requests: Sequence[DescribeRequest]) -> None:
+    def _check_length(self, attention_mask: torch.Tensor, requests: Sequence[EngineRequest]) -> None:
         context = self._model.config.text_config.max_position_embeddings
         for prompt_tokens, request in zip(attention_mask.sum(dim=1).tolist(), requests, strict=True):
             if prompt_tokens + request.options.max_tokens > context:
@@ -75,7 +75,7 @@ class TransformersEngine:
                     f"got {prompt_tokens} + {request.options.max_tokens}"
                 )
 
-    def _generation_arguments(self, requests: Sequence[DescribeRequest]) -> dict[str, Any]:
+    def _generation_arguments(self, requests: Sequence[EngineRequest]) -> dict[str, Any]:
         options = requests[0].options
         arguments: dict[str, Any] = {"max_new_tokens": max(request.options.max_tokens for request in requests)}
         if options.temperature > 0:
@@ -98,7 +98,7 @@ class TransformersEngine:
         return Caption(text=text, prompt_tokens=prompt_tokens, output_tokens=len(written), finish_reason=reason)
 
 
-def _groups(requests: Sequence[DescribeRequest]) -> list[list[int]]:
+def _groups(requests: Sequence[EngineRequest]) -> list[list[int]]:
     """Return the places of the requests that may share a call: all greedy ones together, each sampled one alone."""
     greedy = [place for place, request in enumerate(requests) if request.options.temperature == 0]
     sampled = [[place] for place, request in enumerate(requests) if request.options.temperature > 0]

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from deployments.contracts import Caption, DescribeRequest, FrameBatch
+from deployments.contracts import Caption, DescribeRequest, EngineRequest, FrameBatch
 from deployments.errors import ClipRejected, EngineFailed
 from deployments.settings import VisionTuning
 from deployments.vision.batcher import ClipBatcher
@@ -22,8 +22,8 @@ class Engine:
         self.gate = asyncio.Event()
         self.gate.set()
 
-    async def __call__(self, requests: Sequence[DescribeRequest]) -> list[Caption]:
-        prompts = [one.prompt for one in requests]
+    async def __call__(self, requests: Sequence[EngineRequest]) -> list[Caption]:
+        prompts = [one.prompt for one in requests if isinstance(one, DescribeRequest)]
         self.calls.append(prompts)
         await self.gate.wait()
         if any(prompt.startswith("bug") for prompt in prompts):

@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 
 from benchmarks.stub_upstream import Fault, Stub, stub_upstream
-from deployments.chat.contracts import ChatOptions, ChatRequest, Passage, Piece, Turn
+from deployments.chat.contracts import ChatOptions, ChatRequest, Passage, Piece
 from deployments.chat.keys import Keys
 from deployments.chat.litellm_provider import FINAL, PASSING, LitellmProvider
 from deployments.chat.settings import LitellmSettings, Upstream
+from deployments.contracts import Turn
 from deployments.errors import AppError, Overloaded, UpstreamFailed, UpstreamRefused, UpstreamSlow
 
 # litellm's own modules warn while they are imported, which they are at the first call.
@@ -136,6 +137,13 @@ def test_an_answer_that_breaks_off_is_a_failure_and_never_an_end(politely: bool)
             asyncio.run(listen())
         assert [piece.text for piece in said] == ["It ", "is "]
         assert len(stub.asked) == 1, "a second answer would go on from another one's words"
+
+
+@pytest.mark.parametrize("politely", [True, False])
+def test_an_answer_that_nobody_sees_before_its_end_is_asked_for_again_when_it_breaks_off(politely: bool) -> None:
+    with stub_upstream(Fault(cut_after=2, politely=politely)) as stub:
+        text, last = asyncio.run(provider(stub).whole_answer([{"role": "user", "content": "?"}], ChatOptions()))
+        assert (text, last.attempts, len(stub.asked)) == ("It is so.", 2, 2)
 
 
 @pytest.mark.parametrize("fault", [Fault(hang_s=30.0), Fault(status=429, retry_after_s=30.0)])

@@ -10,7 +10,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from deployments.contracts import Caption, DescribeRequest, FrameBatch, GenerationOptions
+from deployments.contracts import (
+    Caption,
+    DescribeRequest,
+    EngineRequest,
+    FrameBatch,
+    GenerationOptions,
+    TextRequest,
+    Turn,
+)
 from deployments.errors import ClipRejected, EngineFailed, InvalidConfig, ModelLoadFailed
 from deployments.settings import Failure, SimulatedSettings, VisionSettings
 from deployments.vision.deployment import VisionModel
@@ -39,6 +47,19 @@ def test_a_caption_is_timed_and_counts_its_batch() -> None:
     assert first.batch_clips == second.batch_clips == 2
     assert first.engine_s >= 0.02  # half of two clips of two frames
     assert first.queue_s >= 0.0
+
+
+def test_a_conversation_shares_a_batch_with_clips_and_only_clips_fail_on_demand() -> None:
+    async def run() -> list[Caption]:
+        model = VisionModel("sim", simulated(failures=[{"kind": "final", "start_s": 5.0}]))
+        model.reconfigure({"max_batch_clips": 8, "batch_wait_s": 0.01})
+        talk = TextRequest((Turn("user", "Is it so?"), Turn("assistant", "Yes."), Turn("user", "Why?")))
+        clip, text = await asyncio.gather(model.describe(request()), model.write(talk))
+        return [clip, text]
+
+    clip, text = asyncio.run(run())
+    assert clip.batch_clips == text.batch_clips == 2
+    assert text.text == "Simulated answer to 3 turns of 5 words."
 
 
 def test_the_model_loads_once_and_says_its_state_meanwhile() -> None:
@@ -72,7 +93,7 @@ class BrokenEngine:
     def load(self) -> None:
         raise ModelLoadFailed("no weights here")
 
-    def describe(self, requests: Sequence[DescribeRequest]) -> list[Caption]:
+    def describe(self, requests: Sequence[EngineRequest]) -> list[Caption]:
         raise AssertionError("must not be called")
 
     def check(self) -> None:
