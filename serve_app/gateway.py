@@ -5,7 +5,7 @@ import contextlib
 import functools
 import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 from obstore.store import ObjectStore
@@ -15,6 +15,7 @@ from ray.serve.handle import DeploymentHandle
 
 from deployments.errors import AppError
 from deployments.native_heap import return_large_blocks, share_arenas
+from deployments.ray_errors import translate
 from deployments.vision.catalog import model_info
 from deployments.vision.client import VisionClient
 from deployments.vision.deployment import ModelStatus
@@ -118,7 +119,16 @@ class Gateway:
     @functools.cached_property
     def chats(self) -> Chats:
         providers = chat_models(self._args.chat, self._chat, self._clients)
-        return Chats(self._store, self.analyses, providers, self._args.chat)
+        return Chats(self._store, self.analyses, providers, self._args.chat, self._look_again)
+
+    async def _look_again(
+        self, principal: Principal, analysis_id: str, clips: Sequence[int], question: str
+    ) -> dict[int, str]:
+        try:
+            seen: dict[int, str] = await self._runner.look_again.remote(principal.owner, analysis_id, clips, question)
+        except (RayError, RayServeException) as error:
+            raise translate(error) from error
+        return seen
 
     @functools.cached_property
     def stats(self) -> Statistics:

@@ -1,18 +1,20 @@
 """The deployment that runs analyses: one replica is enough, more take over from each other."""
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any
 
 import ray
 from obstore.store import ObjectStore
 from ray.serve.handle import DeploymentHandle
 
-from deployments.errors import EngineFailed
+from deployments.errors import EngineFailed, ReplicaLost
 from deployments.vision.catalog import model_info
 from deployments.vision.client import VisionClient
 from serve_app.analyses.cloud import Cloud
 from serve_app.analyses.lease import Node
 from serve_app.analyses.runner import Runner, RunnerSettings
+from serve_app.analyses.second_look import SecondLook
 from serve_app.analyses.stories import Stories
 from serve_app.chat.budget import Budget
 from serve_app.chat_models import chat_models
@@ -43,6 +45,7 @@ class AnalysisRunner:
             name: (model_info(name, args.models[name]), VisionClient(models[MODEL + name])) for name in args.models
         }
         self._runner: Runner | None = None
+        self._second_look: SecondLook | None = None
         # Serve calls constructors on the replica's event loop.
         self._working = asyncio.create_task(self._work())
 
@@ -50,6 +53,12 @@ class AnalysisRunner:
         """Look at the queue now."""
         if self._runner is not None:
             self._runner.nudge()
+
+    async def look_again(self, owner: str, analysis_id: str, clips: Sequence[int], question: str) -> dict[int, str]:
+        """Return what SecondLook.look returns. Raises what it raises, and ReplicaLost before storage is there."""
+        if self._second_look is None:
+            raise ReplicaLost("expected a runner with its storage, got one that still waits for it")
+        return await self._second_look.look(owner, analysis_id, clips, question)
 
     def check_health(self) -> None:
         """Raise when nothing would ever be run again, so that Serve starts another replica."""
@@ -67,6 +76,7 @@ class AnalysisRunner:
         node = Node(ray.get_runtime_context().get_node_id(), _known_nodes)
         store = open_storage(self._args.storage)
         self._runner = Runner(store, self._models, node, settings, self._stories(store), self._cloud(store))
+        self._second_look = SecondLook(store, self._models, self._args.decode_cpus)
         await self._runner.run_forever()
 
     def _cloud(self, store: ObjectStore) -> Cloud | None:

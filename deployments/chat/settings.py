@@ -85,6 +85,15 @@ class CloudVisionSettings(_Frozen):
 ProviderSettings = Annotated[ExtractiveSettings | VisionChatSettings | LitellmSettings, Field(discriminator="provider")]
 
 
+class SecondLookSettings(_Frozen):
+    """A second look at the frames: for a question about a moment whose captions share no word with it."""
+
+    clips: Annotated[int, Field(ge=1, le=8)] = 3
+    """Most of them for one question, the first ones at that moment."""
+    deadline_s: Annotated[float, Field(gt=0.0, le=600.0)] = 30.0
+    """Seconds that an answer may wait for it; then it is given without."""
+
+
 class ChatSettings(_Frozen):
     """The chat models by name. Without a word of them there is the one that needs no key and no network."""
 
@@ -94,6 +103,8 @@ class ChatSettings(_Frozen):
     """The model that writes the summaries of analyses that it may be told about; None: they quote captions."""
     summary_chars: Annotated[int, Field(ge=8_000, le=4_000_000)] = 24_000
     """Most characters of captions in one of its calls; a token is about four of English text."""
+    second_look: SecondLookSettings | None = SecondLookSettings()
+    """By the vision model that described the clips, on the premises; None: answers rest on captions alone."""
     env_file: Annotated[str, Field(pattern=r"^/")] | None = None
     """A file of NAME=value lines on every node, read again when it changes: keys are rotated without a restart."""
     usd_per_owner_per_day: Annotated[float, Field(gt=0.0)] | None = None

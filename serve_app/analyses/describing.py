@@ -4,10 +4,9 @@ import asyncio
 import time
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 
-from obstore.store import LocalStore, ObjectStore
+from obstore.store import ObjectStore
 
 from deployments.contracts import LOCAL, ModelInfo
 from deployments.errors import AppError, Cancelled, DeadlineExceeded, ModelLoadFailed, SourceNotFound
@@ -15,7 +14,6 @@ from pipelines.chain import split_runs
 from pipelines.describe import Clips, Describer
 from pipelines.drive import drive
 from pipelines.outcome import ClipOutcome
-from pipelines.source import Source, stamp_of
 from pipelines.video import ClipPlan
 from serve_app.analyses.cache import CaptionCache
 from serve_app.analyses.cloud import Cloud
@@ -24,6 +22,7 @@ from serve_app.analyses.request import AnalysisRequest
 from serve_app.analyses.stories import Stories
 from serve_app.analyses.tally import Tally
 from serve_app.analyses.turns import IsOver, Turns
+from serve_app.analyses.video_source import source_of
 
 _CACHE_READS_AT_ONCE = 32
 
@@ -152,7 +151,7 @@ class Describing:
 
         options = request.options.describe_options()
         await drive(
-            split_runs(request.id, self._source(), pending, size, request.options.decoder),
+            split_runs(request.id, source_of(request, means.store), pending, size, request.options.decoder),
             lambda clip: self._clips.describe(clip, options),
             record,
             in_flight=means.in_flight,
@@ -160,19 +159,6 @@ class Describing:
             on_decoded=lambda _: self._in_flight(1),
             is_over=is_over,
         )
-
-    def _source(self) -> Source:
-        request, store = self._request, self._means.store
-        in_store = Source(
-            request.source, request.filename, request.sha256, request.size_bytes, request.video, None, store
-        )
-        if not isinstance(store, LocalStore):
-            return in_store
-        path = str(Path(str(store.prefix)) / request.source)
-        try:
-            return replace(in_store, path=path, stamp=stamp_of(path), store=None)
-        except OSError as error:
-            raise SourceNotFound(f"expected the uploaded video, got none any more: {request.filename}") from error
 
     async def _record_new(self, clip: ClipPlan, outcome: ClipOutcome) -> None:
         await self._record.commit(outcome)

@@ -25,7 +25,7 @@ class AnalysisOptions(BaseModel):
     events: EventKinds = ()
     summary: bool = True
     allow_cloud: bool = False
-    """Whether a frame, caption or question may leave the cluster; no part that would send one is there yet."""
+    """Whether frames, captions and questions may go to models outside."""
     deadline_s: Annotated[float, Field(gt=0.0, le=30 * 24 * 3600.0)] | None = None
     """Seconds from the first attempt's start after which what is not described yet is given up; None: never."""
 

@@ -133,8 +133,9 @@ class CoveredObject(BaseModel):
 class ChatCompletion(BaseModel):
     """OpenAI's object, with Vidray's own fields after it.
 
-    `served_by` is the model that answered, `attempts` how many calls of models outside it took. `unsupported_citations`
-    are marks in the answer that lie in no described clip of what was found for the question.
+    `served_by` is the model that answered, `attempts` how many calls of models outside it took. `looked_again` are the
+    clips whose frames the vision model was asked about once more, with this question. `unsupported_citations` are marks
+    in the answer that lie in no described clip of what was found for the question.
     """
 
     model_config = ConfigDict(json_schema_extra=shown(CHAT))
@@ -147,6 +148,7 @@ class ChatCompletion(BaseModel):
     usage: UsageObject
     served_by: str
     attempts: int
+    looked_again: list[CitationObject]
     citations: list[CitationObject]
     unsupported_citations: list[str]
     covered: list[CoveredObject]
@@ -247,6 +249,7 @@ def _own(answer: Answer) -> dict[str, Any]:
     return {
         "served_by": answer.last.served_by,
         "attempts": answer.last.attempts,
+        "looked_again": [asdict(clip) for clip in answer.looked_again],
         "citations": [asdict(citation) for citation in answer.cited.citations],
         "unsupported_citations": answer.cited.unsupported,
         "covered": answer.covered,

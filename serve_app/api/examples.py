@@ -82,6 +82,7 @@ CHAT: dict[str, JsonValue] = {
     "usage": {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0, "usd": 0.0},
     "served_by": "extractive",
     "attempts": 0,
+    "looked_again": [],
     "citations": _CITATIONS,
     "unsupported_citations": [],
     "covered": [
@@ -112,6 +113,7 @@ EXCHANGE: dict[str, JsonValue] = {
     "unsupported_citations": [],
     "usage": {"prompt_tokens": 0, "completion_tokens": 0, "usd": 0.0},
     "attempts": 0,
+    "looked_again": [],
 }
 PART: dict[str, JsonValue] = {
     "id": "part_019ab0c1e0a1b2c3d4e5f607",

@@ -29,6 +29,7 @@ class Exchange:
     turns: tuple[Turn, ...]
     answer: str
     finish_reason: str
+    looked_again: tuple[Citation, ...]
     citations: tuple[Citation, ...]
     unsupported_citations: tuple[str, ...]
     usage: Usage

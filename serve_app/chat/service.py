@@ -1,19 +1,20 @@
 """Chat about analyses: find what their timelines say, have it answered, hold the answer's citations against them."""
 
 import asyncio
+import logging
 import string
 import time
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from obstore.store import ObjectStore
 
-from deployments.chat.citations import Cited, cited, mark
+from deployments.chat.citations import Citation, Cited, cited, mark
 from deployments.chat.contracts import ChatOptions, ChatRequest, Passage, Piece, Provider
 from deployments.chat.settings import ChatSettings
 from deployments.contracts import Turn
-from deployments.errors import CloudNotAllowed, InvalidOption, UnknownModel
+from deployments.errors import AppError, CloudNotAllowed, InvalidOption, UnknownModel
 from pipelines.ids import new_id
 from pipelines.retrieval import MOST, Found
 from serve_app.analyses.followed import View
@@ -24,8 +25,12 @@ from serve_app.chat.timelines import Timelines
 from serve_app.principal import Principal
 from serve_app.to_the_end import to_the_end
 
+logger = logging.getLogger("ray.serve.vidray.gateway")
+
 MAX_ANALYSES = 8
 """Most analyses in one chat."""
+Look = Callable[[Principal, str, Sequence[int], str], Awaitable[dict[int, str]]]
+"""Looks at clips of the owner's analysis again, with a question; returns the answers by clip. Raises AppError."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +51,7 @@ class Answer:
     created_at: float
     model: str
     covered: list[dict[str, float | str | int | None]]
+    looked_again: list[Citation]
     pieces: AsyncGenerator[Piece, None] = field(init=False)
     text: str = ""
     last: Piece = field(default_factory=Piece)
@@ -56,9 +62,16 @@ class Chats:
     """Chat about every owner's analyses, by the chat models in `providers`."""
 
     def __init__(
-        self, store: ObjectStore, analyses: Analyses, providers: Mapping[str, Provider], settings: ChatSettings
+        self,
+        store: ObjectStore,
+        analyses: Analyses,
+        providers: Mapping[str, Provider],
+        settings: ChatSettings,
+        look: Look | None = None,
     ) -> None:
         self._analyses = analyses
+        self._look = look
+        self._second_look = settings.second_look
         self._providers = providers
         self._default_model = settings.default_model
         others = sorted(set(providers) - {self._default_model})
@@ -85,20 +98,24 @@ class Chats:
         if self._providers[name].leaves_premises:
             _require_allowed(name, views)
         await self._budget.require(principal)
+        passages, only_times = await self._passages(principal, views, asked.turns)
+        covered = [_covered_line(view, label) for view, label in zip(views, _labels(len(views)), strict=True)]
+        seen: list[Passage] = []
+        if only_times:
+            seen, failed = await self._seen_again(principal, only_times, asked.turns[-1].text)
+            covered += [failed] if failed else []
         request = ChatRequest(
-            asked.turns,
-            asked.analysis_ids,
-            await self._passages(principal, views, asked.turns),
-            " ".join(_covered_line(view, label) for view, label in zip(views, _labels(len(views)), strict=True)),
-            asked.options,
+            asked.turns, asked.analysis_ids, (*seen, *passages), " ".join(filter(None, covered)), asked.options
         )
-        answer = Answer(new_id("chat"), time.time(), name, [_covered(view) for view in views])
+        looked = [Citation(one.analysis_id, one.clip, one.start_s, one.end_s) for one in seen]
+        answer = Answer(new_id("chat"), time.time(), name, [_covered(view) for view in views], looked)
         answer.pieces = self._pieces(principal, answer, request, self._providers[name])
         return answer
 
     async def _passages(
         self, principal: Principal, views: Sequence[View], turns: Sequence[Turn]
-    ) -> tuple[Passage, ...]:
+    ) -> tuple[tuple[Passage, ...], list[Passage]]:
+        """Return what is known that fits the question; and of that, where no word of it does, what its times fit."""
         questions = [turn.text for turn in turns if turn.by == "user"]
         found: list[tuple[Found, Passage]] = []
         for view, label in zip(views, _labels(len(views)), strict=True):
@@ -109,7 +126,32 @@ class Chats:
                 place = mark(entry.start_s, entry.end_s, label)
                 found.append((one, Passage(place, view.request.id, entry.clip, entry.start_s, entry.end_s, text)))
         found.sort(key=lambda pair: -pair[0].score)
-        return tuple(passage for _, passage in found[:MOST])
+        fits_by_words = any(one.score > 0 for one, _ in found)
+        passages = tuple(passage for _, passage in found[:MOST])
+        return passages, [] if fits_by_words else list(passages)
+
+    async def _seen_again(
+        self, principal: Principal, passages: Sequence[Passage], question: str
+    ) -> tuple[list[Passage], str]:
+        """Return what a second look at the first of the clips brings, and what to say where there was none."""
+        if self._look is None or self._second_look is None:
+            return [], ""
+        chosen = passages[: self._second_look.clips]
+        clips: dict[str, list[int]] = {}
+        for one in chosen:
+            clips.setdefault(one.analysis_id, []).append(one.clip)
+        try:
+            async with asyncio.timeout(self._second_look.deadline_s):
+                looks = await asyncio.gather(*(self._look(principal, *one, question) for one in clips.items()))
+        except (AppError, TimeoutError) as error:
+            logger.warning("no second look", exc_info=error, extra={"analyses": sorted(clips)})
+            return [], "The frames could not be looked at again."
+        answers = dict(zip(clips, looks, strict=True))
+        return [
+            replace(one, text=f"(looked at again) {answers[one.analysis_id][one.clip]}")
+            for one in chosen
+            if one.clip in answers[one.analysis_id]
+        ], ""
 
     async def _pieces(
         self, principal: Principal, answer: Answer, request: ChatRequest, provider: Provider
@@ -152,6 +194,7 @@ def _exchange(answer: Answer, request: ChatRequest) -> Exchange:
         turns=request.turns,
         answer=answer.text,
         finish_reason=last.finish_reason,
+        looked_again=tuple(answer.looked_again),
         citations=tuple(answer.cited.citations),
         unsupported_citations=tuple(answer.cited.unsupported),
         usage=last.usage,

@@ -22,7 +22,7 @@ from pipelines.video import VideoInfo
 from serve_app.analyses.lease import Node
 from serve_app.analyses.runner import Runner, RunnerSettings
 from serve_app.analyses.service import Analyses
-from serve_app.chat.service import Chats
+from serve_app.chat.service import Chats, Look
 from serve_app.draining import Draining
 from serve_app.figures import UploadFigures
 from serve_app.files import Files
@@ -84,8 +84,8 @@ class FakeServices:
         )
         self.stats = Statistics(store, sources, started_s=time.monotonic())
 
-    def talk_by(self, providers: Mapping[str, Provider], settings: ChatSettings) -> None:
-        self.chats = Chats(self._store, self.analyses, providers, settings)
+    def talk_by(self, providers: Mapping[str, Provider], settings: ChatSettings, look: Look | None = None) -> None:
+        self.chats = Chats(self._store, self.analyses, providers, settings, look)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
