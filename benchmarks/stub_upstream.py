@@ -8,8 +8,10 @@ cloud model in tests and benchmarks, over real HTTP.
 
 import argparse
 import json
+import re
 import threading
 import time
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -18,6 +20,7 @@ from typing import Any
 
 MODEL = "stub"
 TEXT = "It is so."
+DIMENSIONS = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +58,8 @@ class Stub:
     faults: list[Fault] = field(default_factory=list)
     asked: list[Asked] = field(default_factory=list)
     url: str = ""
+    same: dict[str, str] = field(default_factory=dict)
+    """Words that mean another one, for vectors: those of texts are near when they share meanings."""
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def take(self, asked: Asked) -> Fault:
@@ -88,6 +93,9 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(fault.status, json.dumps(error).encode(), again)
         elif fault.malformed:
             self._send(200, b'{"id": "x", "choices": [{')
+        elif "input" in body:
+            whole = json.dumps(_vectors(body["input"], self.stub.same)).encode()
+            self._send(200, whole, cut_after=fault.cut_after)
         elif body.get("stream"):
             self._stream(body, fault)
         else:
@@ -145,6 +153,19 @@ def _usage(text: str) -> dict[str, int]:
 def _chunk(delta: dict[str, str], finish_reason: str | None) -> dict[str, Any]:
     choice = {"index": 0, "delta": delta, "finish_reason": finish_reason}
     return {"id": "x", "object": "chat.completion.chunk", "created": 0, "model": MODEL, "choices": [choice]}
+
+
+def _vectors(texts: list[str], same: dict[str, str]) -> dict[str, Any]:
+    """Return OpenAI's object with a vector for each text: its words by their hash, those of one meaning as one."""
+    data = []
+    for index, text in enumerate(texts):
+        values = [0.0] * DIMENSIONS
+        for word in re.findall(r"\w+", text.lower()):
+            values[zlib.crc32(same.get(word, word).encode()) % DIMENSIONS] += 1.0
+        data.append({"object": "embedding", "index": index, "embedding": values})
+    tokens = sum(len(text.split()) for text in texts)
+    usage = {"prompt_tokens": tokens, "total_tokens": tokens}
+    return {"object": "list", "data": data, "model": MODEL, "usage": usage}
 
 
 def _whole(text: str) -> dict[str, Any]:

@@ -1,12 +1,15 @@
-"""Find the clips of a timeline that a question is about: by its words (BM25) and by the times that it names.
+"""Find the clips of a timeline that a question is about: by its words (BM25), its meaning, the times that it names.
 
 BM25 is that of Lucene, by the library bm25s, over stemmed words and pairs of them, without those that say nothing. The
 words of earlier turns count, too, each half as much as the next one's, so that "and what colour was it?" is about the
 same thing.
+
+Meaning needs vectors of captions and question. Then the ranks by words and by nearness count together: reciprocal rank
+fusion (Cormack, Clarke, Büttcher 2009, k = 60), which needs no common scale.
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -27,6 +30,9 @@ _FADE = 0.5
 """What a turn's words weigh beside those of the next one."""
 _NEAR = 0.5
 """Clips that score less than this share of the best one's are not what was asked for."""
+_NEAREST = 5
+"""Clips that are candidates by their meaning alone."""
+_FUSION_K = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,17 +52,24 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A clip that may hold the answer; a score of 0 says that only its time fits."""
+    """A clip that may hold the answer; `by_words`: it shares words with the questions."""
 
     entry: Entry
     score: float
+    by_words: bool
 
 
 class Retriever:
-    """An index over the described clips of one video that is `duration_s` long. Building is linear in their words."""
+    """An index over the described clips of one video that is `duration_s` long. Building is linear in their words.
 
-    def __init__(self, entries: Sequence[Entry], duration_s: float) -> None:
+    `vectors` holds those of captions by clip, each (D,) of length 1; clips without one are found by words alone.
+    """
+
+    def __init__(
+        self, entries: Sequence[Entry], duration_s: float, vectors: Mapping[int, npt.NDArray[np.float16]] | None = None
+    ) -> None:
         self._entries = sorted(entries, key=lambda entry: (entry.start_s, entry.end_s, entry.clip))
+        self._vectors = _matrix(self._entries, vectors or {})
         self._duration_s = duration_s
         self._starts_s = np.array([entry.start_s for entry in self._entries])
         self._ends_s = np.array([entry.end_s for entry in self._entries])
@@ -67,25 +80,26 @@ class Retriever:
             self._index.index(tokens, show_progress=False)
             self._vocabulary = set(self._index.vocab_dict)
 
-    def find(self, questions: Sequence[str], most: int = MOST) -> list[Found]:
+    def find(self, questions: Sequence[str], most: int = MOST, vector: Floats | None = None) -> list[Found]:
         """Return the clips that the last of the user's questions is about, best first; the earlier ones give context.
 
         A question that names times is about the clips there, those that its words fit first. Without any word of the
-        timeline's and without a time there is nothing to return.
+        timeline's and without a time there is nothing to return, but for what is near the question's `vector` (D,).
         """
         if not self._entries:
             return []
-        scores = self._scores(questions)
+        words = self._scores(questions)
+        scores, candidates = words, (words > 0) & (words >= _NEAR * words.max())
+        if vector is not None and self._vectors is not None:
+            near = self._vectors @ vector.astype(np.float32)
+            candidates[np.argsort(-near, kind="stable")[:_NEAREST]] |= True
+            scores = _fused(words, near)
         ranges = moments(questions[-1], self._duration_s)
         inside = self._inside(ranges)
-        if ranges and inside.any():
-            chosen = np.flatnonzero(inside)
-        else:
-            best = scores.max()
-            chosen = np.flatnonzero((scores > 0) & (scores >= _NEAR * best))
+        chosen = np.flatnonzero(inside if ranges and inside.any() else candidates)
         # Of equals the earlier one.
         order = chosen[np.lexsort((self._starts_s[chosen], -scores[chosen]))][:most]
-        return [Found(self._entries[place], float(scores[place])) for place in order]
+        return [Found(self._entries[place], float(scores[place]), bool(words[place] > 0)) for place in order]
 
     def _scores(self, questions: Sequence[str]) -> Floats:
         scores = np.zeros(len(self._entries), np.float32)
@@ -106,6 +120,25 @@ class Retriever:
             ends = self._starts_s < end_s if end_s > start_s else self._starts_s <= start_s
             inside |= ends & (self._ends_s > start_s)
         return inside
+
+
+def _matrix(entries: Sequence[Entry], vectors: Mapping[int, npt.NDArray[np.float16]]) -> Floats | None:
+    """Return the vectors by place, float32 (entries, D), zeros where there is none; None without any."""
+    if not vectors:
+        return None
+    nothing = np.zeros_like(next(iter(vectors.values())))
+    return np.stack([vectors.get(entry.clip, nothing) for entry in entries]).astype(np.float32)
+
+
+def _fused(words: Floats, near: Floats) -> Floats:
+    """Return each clip's score by its ranks: by words, where it has any in common, and by nearness."""
+    fused = np.zeros(len(words), np.float32)
+    for scores, counts in ((words, words > 0), (near, near > 0)):
+        order = np.argsort(-scores, kind="stable")
+        ranks = np.empty(len(order), np.int64)
+        ranks[order] = np.arange(1, len(order) + 1)
+        fused += np.where(counts, 1.0 / (_FUSION_K + ranks), 0.0).astype(np.float32)
+    return fused
 
 
 def _tokens(texts: Sequence[str]) -> list[list[str]]:

@@ -41,7 +41,7 @@ def build_app(args: AppArgs) -> Application:
     # They wait on others all the time: without a word in the YAML they must not take a CPU from the decoders.
     waiting = {"ray_actor_options": {"num_cpus": 0}}
     # Without a model outside nobody needs the proxy. It admits by itself.
-    chat = _deployment(ChatProxy, CHAT, 10_000, **waiting).bind(args.chat) if args.chat.proxied else None
+    chat = _deployment(ChatProxy, CHAT, 10_000, **waiting).bind(args.chat) if args.chat.asks_outside else None
     outside = args.cloud_vision
     cloud_vision = None
     if outside is not None:

@@ -58,7 +58,7 @@ def check_config(config: dict[str, Any]) -> AppArgs:
 
 def _check_deployments(deployments: list[dict[str, Any]], args: AppArgs) -> None:
     vision = {deployment_name(model) for model in args.models}
-    known = {GATEWAY, RUNNER} | vision | ({CHAT} if args.chat.proxied else set())
+    known = {GATEWAY, RUNNER} | vision | ({CHAT} if args.chat.asks_outside else set())
     known |= {CLOUD_VISION} if args.cloud_vision else set()
     for deployment in deployments:
         name = deployment["name"]

@@ -13,6 +13,8 @@ from ray.exceptions import RayError
 from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
+from deployments.chat.client import EmbeddingClient
+from deployments.chat.contracts import Embedder
 from deployments.errors import AppError
 from deployments.native_heap import return_large_blocks, share_arenas
 from deployments.ray_errors import translate
@@ -119,7 +121,12 @@ class Gateway:
     @functools.cached_property
     def chats(self) -> Chats:
         providers = chat_models(self._args.chat, self._chat, self._clients)
-        return Chats(self._store, self.analyses, providers, self._args.chat, self._look_again)
+        return Chats(self._store, self.analyses, providers, self._args.chat, self._look_again, self._embedder)
+
+    @property
+    def _embedder(self) -> Embedder | None:
+        settings = self._args.chat.embeddings
+        return None if settings is None or self._chat is None else EmbeddingClient(settings, self._chat)
 
     async def _look_again(
         self, principal: Principal, analysis_id: str, clips: Sequence[int], question: str

@@ -1,14 +1,14 @@
 """Call the ChatProxy's replicas."""
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 
 from ray.exceptions import RayError
 from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
-from deployments.chat.contracts import ChatRequest, Piece
-from deployments.chat.settings import LitellmSettings
+from deployments.chat.contracts import ChatRequest, Embedded, Piece
+from deployments.chat.settings import EmbeddingSettings, LitellmSettings
 from deployments.ray_errors import translate
 
 CHAT = "chat"
@@ -39,3 +39,21 @@ class ChatClient:
         finally:
             if not ended:
                 pieces.cancel()
+
+
+class EmbeddingClient:
+    """The embedder of the ChatProxy."""
+
+    def __init__(self, settings: EmbeddingSettings, handle: "DeploymentHandle[Any]") -> None:
+        self.model = settings.upstream.model
+        self.leaves_premises = settings.leaves_premises
+        self._handle = handle
+
+    async def embed(self, texts: Sequence[str]) -> Embedded:
+        """Return a vector for each text. Raises ReplicaLost, Overloaded, and what LitellmEmbedder.embed raises."""
+        answer: Any = self._handle.embed.remote(list(texts))
+        try:
+            embedded: Embedded = await answer
+        except (RayError, RayServeException) as error:
+            raise translate(error) from error
+        return embedded

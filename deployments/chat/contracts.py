@@ -1,8 +1,11 @@
 """What crosses a process on the way from a question to an answer: turns and passages in, pieces of text out."""
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
 
 from deployments.contracts import Turn
 
@@ -75,6 +78,26 @@ class Piece:
     usage: Usage | None = None
     served_by: str | None = None
     attempts: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Embedded:
+    """Texts as vectors: float32 (N, D), each row of length 1, texts of like meaning near each other."""
+
+    vectors: npt.NDArray[np.float32]
+    usage: Usage
+
+
+class Embedder(Protocol):
+    """Turns texts into vectors."""
+
+    model: str
+    leaves_premises: bool
+    """Whether the texts go to somebody else."""
+
+    async def embed(self, texts: Sequence[str]) -> Embedded:
+        """Return a vector for each text, at least one. Raises AppError."""
+        ...
 
 
 class Provider(Protocol):

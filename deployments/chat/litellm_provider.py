@@ -1,12 +1,7 @@
-"""Answers by language models that others serve, through litellm; the only module that imports it.
-
-Not through its Router: that hides whether the provider ended a stream or the line was cut, and its own cooldowns and
-retries would make calls that nobody recorded (docs/decisions/0016).
-"""
+"""Answers by language models that others serve, through litellm."""
 
 import asyncio
 import logging
-import os
 import random
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, Iterator
@@ -14,56 +9,17 @@ from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 
-# At its import litellm would fetch a price list from a host of its own; the one that it ships is used.
-os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
-import litellm
-import openai
-from litellm import exceptions as told
-
-from deployments.chat.contracts import ChatOptions, ChatRequest, FinishReason, Piece, Usage
+from deployments.chat.contracts import ChatOptions, ChatRequest, FinishReason, Piece
 from deployments.chat.keys import Keys
+from deployments.chat.litellm_calls import Miss, completion, key_for, translated, usage_of
 from deployments.chat.prompt import conversation
 from deployments.chat.settings import LitellmSettings, Upstream
-from deployments.errors import AppError, Overloaded, UpstreamFailed, UpstreamRefused, UpstreamSlow
+from deployments.errors import Overloaded, UpstreamFailed, UpstreamRefused, UpstreamSlow
 from deployments.retry import RetryPolicy
 
 logger = logging.getLogger("ray.serve.vidray.chat")
 
-litellm.telemetry = False
-litellm.suppress_debug_info = True
-for _name in ("LiteLLM", "LiteLLM Router", "LiteLLM Proxy"):
-    # Its lines quote what providers say, and they quote keys. What failed is told by our own.
-    logging.getLogger(_name).setLevel(logging.CRITICAL + 1)
-
-FINAL = (
-    told.AuthenticationError,
-    told.BadRequestError,
-    told.NotFoundError,
-    told.PermissionDeniedError,
-    told.UnprocessableEntityError,
-)
-"""What the same request will get again; the classes below BadRequestError, such as too much text, among them."""
-PASSING = (
-    told.APIConnectionError,
-    told.APIError,
-    told.APIResponseValidationError,
-    told.BadGatewayError,
-    told.InternalServerError,
-    told.RateLimitError,
-    told.ServiceUnavailableError,
-    told.Timeout,
-)
-_PASSING_STATUSES = (408, 409, 425, 429)
 _FINISH: dict[str, FinishReason] = {"length": "length", "content_filter": "content_filter"}
-
-
-@dataclass(slots=True)
-class _Miss(Exception):
-    """An attempt that brought nothing; `again_s`: how long the upstream wants to be left alone."""
-
-    why: str
-    passing: bool
-    again_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +118,7 @@ class LitellmProvider:
                             said = said or bool(piece.text)
                             yield piece
                     return
-                except _Miss as miss:
+                except Miss as miss:
                     logger.warning("chat model failed", extra={"upstream": upstream.model, "reason": miss.why})
                     if said:
                         # What is said cannot be taken back, and a second answer would go on from another one's words.
@@ -179,17 +135,17 @@ class LitellmProvider:
         raise UpstreamRefused("expected an answer from the chat model, got a refusal", attempts=attempts.made)
 
     async def _attempt(self, upstream: Upstream, asked: _Asked, attempts: _Attempts) -> AsyncGenerator[Piece, None]:
-        """Yield one call's answer. Raises _Miss, and UpstreamSlow at the deadline."""
+        """Yield one call's answer. Raises Miss, and UpstreamSlow at the deadline."""
         arguments = self._arguments(upstream, asked)
         attempts.made += 1
         stream: Any = None
         try:
-            with _translated():
-                stream = await _within(litellm.acompletion(**arguments), attempts)
+            with translated():
+                stream = await _within(completion(**arguments), attempts)
             finish: str | None = None
             usage: Any = None
             while True:
-                with _translated():
+                with translated():
                     chunk = await _within(anext(stream, None), attempts)
                 if chunk is None:
                     break
@@ -200,34 +156,26 @@ class LitellmProvider:
                         yield Piece(text)
             if stream.received_finish_reason is None:
                 # litellm makes a "stop" of its own where a stream just ends, or never was one.
-                raise _Miss("no end of the stream", passing=True)
+                raise Miss("no end of the stream", passing=True)
         finally:
             if stream is not None:
                 await stream.aclose()
         yield Piece(
             finish_reason=_FINISH.get(finish or "", "stop"),
-            usage=_usage(upstream, usage),
+            usage=usage_of(upstream, usage),
             served_by=upstream.model,
             attempts=attempts.made,
         )
 
     def _arguments(self, upstream: Upstream, asked: _Asked) -> dict[str, Any]:
         options = asked.options
-        try:
-            key = None if upstream.api_key_env is None else self._keys.get(upstream.api_key_env)
-        except UpstreamRefused as error:
-            raise _Miss(error.message, passing=False) from None
         arguments: dict[str, Any] = {
             "model": upstream.model,
             "messages": asked.messages,
             "api_base": upstream.api_base,
-            "api_key": key or "none",  # without one litellm would look for another in the environment
-            "stream": True,
-            "stream_options": {"include_usage": True},
+            "api_key": key_for(upstream, self._keys),
             "max_tokens": options.max_tokens or self._settings.max_tokens,
             "timeout": self._settings.deadline_s,
-            "max_retries": 0,
-            "num_retries": 0,
             "drop_params": True,
         }
         given = {"temperature": options.temperature, "top_p": options.top_p, "seed": options.seed}
@@ -250,39 +198,5 @@ async def _within(work: Any, attempts: _Attempts) -> Any:
         ) from None
 
 
-@contextmanager
-def _translated() -> Iterator[None]:
-    """Raise _Miss for what litellm raises. Its messages stay here: they quote keys."""
-    try:
-        yield
-    except (AppError, asyncio.CancelledError):
-        raise
-    except FINAL as error:
-        raise _Miss(type(error).__name__, passing=False) from None
-    except (*PASSING, openai.APIError, OSError) as error:
-        # Some refusals come without a class of their own.
-        status = getattr(error, "status_code", None) or 500
-        passing = status >= 500 or status in _PASSING_STATUSES
-        raise _Miss(f"{type(error).__name__} {status}", passing, _again_s(error)) from None
-
-
-def _again_s(error: BaseException) -> float:
-    """Return the seconds of the answer's `Retry-After`, 0 where it has none, or a date."""
-    headers = getattr(error, "litellm_response_headers", None) or {}
-    asked = headers.get("retry-after", "")
-    return float(asked) if asked.replace(".", "", 1).isdecimal() else 0.0
-
-
 def _fail(message: str, attempts: _Attempts) -> NoReturn:
     raise UpstreamFailed(message, attempts=attempts.made)
-
-
-def _usage(upstream: Upstream, usage: Any) -> Usage:
-    prompt, completion = getattr(usage, "prompt_tokens", 0) or 0, getattr(usage, "completion_tokens", 0) or 0
-    try:
-        costs = litellm.cost_per_token(model=upstream.model, prompt_tokens=prompt, completion_tokens=completion)
-        usd: float | None = sum(costs)
-    except Exception:
-        # There are as many classes for "no price is known" as providers.
-        usd = None
-    return Usage(prompt, completion, usd)

@@ -52,6 +52,17 @@ class LitellmSettings(_Frozen):
     """The same request again gets the same answer at no cost, for so many of the latest in one replica; 0: none."""
 
 
+class EmbeddingSettings(_Frozen):
+    """A model that turns texts into vectors, so that a question finds captions of its meaning in other words."""
+
+    upstream: Upstream
+    leaves_premises: bool = True
+    """Whether captions and questions go to somebody else: then those of analyses with `allow_cloud` alone do."""
+    deadline_s: Annotated[float, Field(gt=0.0, le=600.0)] = 10.0
+    """Most seconds for one call, with all attempts at it."""
+    texts_per_call: Annotated[int, Field(ge=1, le=2048)] = 256
+
+
 class VisionChatSettings(_Frozen):
     """A model that is one of the app's vision models, too, asked without pixels; the answer comes in one piece."""
 
@@ -103,6 +114,8 @@ class ChatSettings(_Frozen):
     """The model that writes the summaries of analyses that it may be told about; None: they quote captions."""
     summary_chars: Annotated[int, Field(ge=8_000, le=4_000_000)] = 24_000
     """Most characters of captions in one of its calls; a token is about four of English text."""
+    embeddings: EmbeddingSettings | None = None
+    """None: captions are found by their words alone."""
     second_look: SecondLookSettings | None = SecondLookSettings()
     """By the vision model that described the clips, on the premises; None: answers rest on captions alone."""
     env_file: Annotated[str, Field(pattern=r"^/")] | None = None
@@ -120,6 +133,11 @@ class ChatSettings(_Frozen):
             told = ", ".join(tellers) or "none"
             raise ValueError(f"summary_model must be one that writes, of these: {told}, got {self.summary_model!r}")
         return self
+
+    @property
+    def asks_outside(self) -> bool:
+        """Whether there is anything for the ChatProxy deployment to do."""
+        return bool(self.proxied) or self.embeddings is not None
 
     @property
     def proxied(self) -> dict[str, LitellmSettings]:

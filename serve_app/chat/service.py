@@ -8,10 +8,12 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequen
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 
+import numpy as np
+import numpy.typing as npt
 from obstore.store import ObjectStore
 
 from deployments.chat.citations import Citation, Cited, cited, mark
-from deployments.chat.contracts import ChatOptions, ChatRequest, Passage, Piece, Provider
+from deployments.chat.contracts import ChatOptions, ChatRequest, Embedder, Passage, Piece, Provider
 from deployments.chat.settings import ChatSettings
 from deployments.contracts import Turn
 from deployments.errors import AppError, CloudNotAllowed, InvalidOption, UnknownModel
@@ -22,6 +24,7 @@ from serve_app.analyses.service import Analyses
 from serve_app.chat.budget import Budget
 from serve_app.chat.history import Exchange, History
 from serve_app.chat.timelines import Timelines
+from serve_app.chat.vectors import Vectors
 from serve_app.principal import Principal
 from serve_app.to_the_end import to_the_end
 
@@ -29,6 +32,8 @@ logger = logging.getLogger("ray.serve.vidray.gateway")
 
 MAX_ANALYSES = 8
 """Most analyses in one chat."""
+_MEANT = 2
+"""A user's latest turns, whose meaning is searched for."""
 Look = Callable[[Principal, str, Sequence[int], str], Awaitable[dict[int, str]]]
 """Looks at clips of the owner's analysis again, with a question; returns the answers by clip. Raises AppError."""
 
@@ -68,6 +73,7 @@ class Chats:
         providers: Mapping[str, Provider],
         settings: ChatSettings,
         look: Look | None = None,
+        embedder: Embedder | None = None,
     ) -> None:
         self._analyses = analyses
         self._look = look
@@ -77,8 +83,11 @@ class Chats:
         others = sorted(set(providers) - {self._default_model})
         self.models = {name: providers[name].kind for name in (self._default_model, *others)}
         """The kinds of provider by the models' names, the default one first."""
-        self._timelines = Timelines(store)
         self._budget = Budget(store, settings)
+        self._vectors = None
+        if embedder is not None and settings.embeddings is not None:
+            self._vectors = Vectors(store, embedder, self._budget, settings.embeddings.texts_per_call)
+        self._timelines = Timelines(store, self._vectors)
         self.history = History(store)
 
     async def ask(self, principal: Principal, asked: AskedChat) -> Answer:
@@ -117,18 +126,29 @@ class Chats:
     ) -> tuple[tuple[Passage, ...], list[Passage]]:
         """Return what is known that fits the question; and of that, where no word of it does, what its times fit."""
         questions = [turn.text for turn in turns if turn.by == "user"]
+        vector = await self._vector(principal, views, questions)
         found: list[tuple[Found, Passage]] = []
         for view, label in zip(views, _labels(len(views)), strict=True):
             retriever = await self._timelines.retriever(principal, view)
-            for one in await asyncio.to_thread(retriever.find, questions):
+            for one in await asyncio.to_thread(retriever.find, questions, vector=vector):
                 entry = one.entry
                 text = "\n".join((entry.text, *entry.events))
                 place = mark(entry.start_s, entry.end_s, label)
                 found.append((one, Passage(place, view.request.id, entry.clip, entry.start_s, entry.end_s, text)))
         found.sort(key=lambda pair: -pair[0].score)
-        fits_by_words = any(one.score > 0 for one, _ in found)
+        fits_by_words = any(one.by_words for one, _ in found)
         passages = tuple(passage for _, passage in found[:MOST])
         return passages, [] if fits_by_words else list(passages)
+
+    async def _vector(
+        self, principal: Principal, views: Sequence[View], questions: Sequence[str]
+    ) -> npt.NDArray[np.float32] | None:
+        """Return the vector of what the user asks, None where not all that it is about may be told to the embedder."""
+        if self._vectors is None or not views:
+            return None
+        if not all(self._vectors.may_see(allow_cloud=view.request.options.allow_cloud) for view in views):
+            return None
+        return await self._vectors.of_question(principal, "\n".join(questions[-_MEANT:]))
 
     async def _seen_again(
         self, principal: Principal, passages: Sequence[Passage], question: str

@@ -11,10 +11,12 @@ from pipelines.exports import event_line
 from pipelines.retrieval import Entry, Retriever
 from serve_app.analyses.followed import View
 from serve_app.analyses.ledger import AnalysisLedger
+from serve_app.chat.vectors import Vector, Vectors
 from serve_app.principal import Principal
 
 _KEPT = 16
-"""Timelines in memory, those last asked about: one of 12 hours, 4,320 clips of 10 s, takes about 10 MB."""
+"""Timelines in memory, those last asked about: one of 12 hours, 4,320 clips of 10 s, takes about 10 MB,
+and with vectors of 1,536 numbers 40 MB."""
 
 
 @dataclass(slots=True)
@@ -22,14 +24,16 @@ class _Timeline:
     entries: dict[int, Entry] = field(default_factory=dict)
     last_id: int = 0
     retriever: Retriever | None = None
+    vectors: dict[int, Vector] | None = None
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
 class Timelines:
     """The timelines of every owner's analyses in `store`."""
 
-    def __init__(self, store: ObjectStore) -> None:
+    def __init__(self, store: ObjectStore, vectors: Vectors | None = None) -> None:
         self._store = store
+        self._vectors = vectors
         self._kept: OrderedDict[str, _Timeline] = OrderedDict()
 
     async def retriever(self, principal: Principal, view: View) -> Retriever:
@@ -50,10 +54,19 @@ class Timelines:
                     if event.type == "clip":
                         _take(timeline, event.data)
                 timeline.last_id = events[-1].id
+            if self._vectors is not None and self._vectors.may_see(allow_cloud=view.request.options.allow_cloud):
+                await self._take_vectors(self._vectors, principal, one, timeline)
             if timeline.retriever is None:
-                entries = list(timeline.entries.values())
-                timeline.retriever = await asyncio.to_thread(Retriever, entries, view.request.video.duration_s)
+                entries, duration_s = list(timeline.entries.values()), view.request.video.duration_s
+                timeline.retriever = await asyncio.to_thread(Retriever, entries, duration_s, timeline.vectors)
             return timeline.retriever
+
+    async def _take_vectors(self, vectors: Vectors, principal: Principal, one: str, timeline: _Timeline) -> None:
+        if timeline.vectors is None:
+            timeline.vectors = await vectors.kept(principal, one)
+        texts = {clip: entry.words for clip, entry in timeline.entries.items()}
+        if await vectors.add(principal, one, texts, timeline.vectors):
+            timeline.retriever = None
 
 
 def _take(timeline: _Timeline, clip: dict[str, Any]) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from obstore.store import ObjectStore
 
-from deployments.chat.contracts import Provider
+from deployments.chat.contracts import Embedder, Provider
 from deployments.chat.extractive import NAME as EXTRACTIVE
 from deployments.chat.extractive import Extractive
 from deployments.chat.settings import ChatSettings
@@ -84,8 +84,14 @@ class FakeServices:
         )
         self.stats = Statistics(store, sources, started_s=time.monotonic())
 
-    def talk_by(self, providers: Mapping[str, Provider], settings: ChatSettings, look: Look | None = None) -> None:
-        self.chats = Chats(self._store, self.analyses, providers, settings, look)
+    def talk_by(
+        self,
+        providers: Mapping[str, Provider],
+        settings: ChatSettings,
+        look: Look | None = None,
+        embedder: Embedder | None = None,
+    ) -> None:
+        self.chats = Chats(self._store, self.analyses, providers, settings, look, embedder)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:

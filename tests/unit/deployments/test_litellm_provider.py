@@ -13,7 +13,8 @@ import pytest
 from benchmarks.stub_upstream import Fault, Stub, stub_upstream
 from deployments.chat.contracts import ChatOptions, ChatRequest, Passage, Piece
 from deployments.chat.keys import Keys
-from deployments.chat.litellm_provider import FINAL, PASSING, LitellmProvider
+from deployments.chat.litellm_calls import FINAL, PASSING
+from deployments.chat.litellm_provider import LitellmProvider
 from deployments.chat.settings import LitellmSettings, Upstream
 from deployments.contracts import Turn
 from deployments.errors import AppError, Overloaded, UpstreamFailed, UpstreamRefused, UpstreamSlow

@@ -1,5 +1,7 @@
 """Which clips a question is about."""
 
+import numpy as np
+import numpy.typing as npt
 import pytest
 
 from pipelines.retrieval import Entry, Retriever
@@ -61,3 +63,38 @@ def test_a_timeline_without_a_word_has_only_times(entries: list[Entry]) -> None:
     retriever = Retriever(entries, 1.0)
     assert retriever.find(["a cat"]) == []
     assert [found.entry for found in retriever.find(["at 0:00"])] == entries
+
+
+def meanings(*numbers: float) -> npt.NDArray[np.float32]:
+    vector = np.array(numbers, np.float32)
+    return vector / max(1e-9, float(np.linalg.norm(vector)))
+
+
+ENTRIES = [Entry(at, 10.0 * at, 10.0 * at + 10.0, text) for at, text in enumerate(TEXTS)]
+VECTORS = {at: meanings(*row).astype(np.float16) for at, row in enumerate([(1, 0, 0), (0, 1, 0), (0, 0, 1), (0, 1, 0)])}
+HYBRID = Retriever(ENTRIES, 50.0, VECTORS)
+
+
+def test_what_is_meant_is_found_in_other_words() -> None:
+    [first, *_] = HYBRID.find(["Is there a sphere?"], vector=meanings(0.1, 1, 0))
+    assert (first.entry.clip, first.by_words) == (1, False)
+
+
+def test_words_and_meaning_count_together() -> None:
+    found = HYBRID.find(["the red one"], vector=meanings(0, 0.1, 1))
+    # Of the two with "red" the one that is near; what is near without the word comes behind.
+    assert next(one.entry.clip for one in found) == 2
+    assert {one.entry.clip: one.by_words for one in found}[1] is False
+
+
+def test_a_named_time_comes_before_all_meaning() -> None:
+    assert [one.entry.clip for one in HYBRID.find(["a sphere at 0:05"], vector=meanings(0, 1, 0))] == [0]
+
+
+def test_without_the_questions_vector_only_words_count() -> None:
+    assert HYBRID.find(["Is there a sphere?"]) == []
+
+
+def test_clips_without_a_vector_are_found_by_their_words() -> None:
+    some = Retriever(ENTRIES, 50.0, {1: VECTORS[1]})
+    assert 0 in [one.entry.clip for one in some.find(["the star"], vector=meanings(0, 1, 0))]
