@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 DEMO_RUN := --out build/demo-model/checkpoint --state build/demo-model/state --vision-steps 3600 --coarse-from 5000
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve lint format test test-chaos test-openapi test-gpu demo-model eval-demo bench bench-pipeline bench-decode bench-memory bench-timeline bench-long-video bench-uploads bench-chaos bench-kills bench-http bench-chat readme lock clean
+.PHONY: help setup demo serve lint format test test-chaos test-openapi test-gpu demo-model eval-demo bench bench-pipeline bench-decode bench-memory bench-timeline bench-long-video bench-uploads bench-chaos bench-kills bench-http bench-chat bench-cloud readme lock clean
 
 help: ## list the verbs
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1|\2/' | column -t -s '|'
@@ -58,7 +58,7 @@ eval-demo: $(READY) ## measure the demo checkpoint on held-out scenes, from arra
 	@$(BIN)/python -m benchmarks.demo_model
 	@$(BIN)/python -m benchmarks.demo_invariance
 
-bench: bench-decode bench-timeline bench-pipeline bench-memory bench-long-video bench-uploads bench-chaos bench-kills bench-http bench-chat ## all benchmarks
+bench: bench-decode bench-timeline bench-pipeline bench-memory bench-long-video bench-uploads bench-chaos bench-kills bench-http bench-chat bench-cloud ## all benchmarks
 
 bench-pipeline: $(READY) ## efficiency of the whole chain against the bare engine
 	@$(BIN)/python -m benchmarks.pipeline
@@ -89,6 +89,9 @@ bench-http: $(READY) ## accepting analyses, status reads, events and watchers ov
 
 bench-chat: $(READY) ## are answers about videos right, found quickly and passed on without delay?
 	@$(BIN)/python -m benchmarks.chat
+
+bench-cloud: $(READY) ## what a model outside is worth to who waits, and that nobody asks it who must not
+	@$(BIN)/python -m benchmarks.cloud
 
 readme: $(READY) ## put the figures of benchmarks/results into README.md
 	@$(BIN)/python -m benchmarks.readme

@@ -2,7 +2,8 @@
 
 questions   Films of drawn scenes through the running app, described by the demo model; each question asks when
             something is seen that is in one scene alone, and `extractive` answers. What it cites first is right
-            where it overlaps that scene.
+            where it overlaps that scene. Others ask how many objects there are at a moment, which no caption says:
+            the answer is that of a second look at the frames.
 retrieval   Scenes of 12 hours, described as they are; each question names a scene's objects.
 first words The time to the first word of a streamed answer, by the official client: from a stub of a cloud model
             directly, and by way of the app, in turns.
@@ -26,7 +27,7 @@ from benchmarks.demo_pipeline import Film, Format, write_film
 from benchmarks.results_file import Bar, table, write_result
 from benchmarks.service import START_DEADLINE_S, Service, running
 from benchmarks.stub_upstream import stub_upstream
-from deployments.vision.demo.answers import truth
+from deployments.vision.demo.answers import NUMBERS, truth
 from deployments.vision.demo.layout import Mix, sample_spec
 from deployments.vision.demo.scenes import SceneSpec, Thing
 from pipelines.retrieval import Entry, Retriever
@@ -54,8 +55,10 @@ def _kind(thing: Thing) -> str:
     return f"{thing.size} {thing.colour} {thing.shape}"
 
 
-def ask_about_films(films: int, scenes: int, questions: int) -> dict[str, float]:
-    """Have films described by the demo model and ask about them; return the shares of right answers."""
+def ask_about_films(films: int, scenes: int, questions: int, looks: int) -> tuple[dict[str, float], dict[str, float]]:
+    """Have films described by the demo model and ask about them; return the shares of right answers, and of looks."""
+    took_s: list[float] = []
+    looked_right: list[bool] = []
     with tempfile.TemporaryDirectory(prefix="vidray-chat-") as folder, running(Path(folder), _demo_args()) as service:
         asked = first_right = any_right = cited_all = outside = 0
         for seed in range(films):
@@ -71,13 +74,25 @@ def ask_about_films(films: int, scenes: int, questions: int) -> dict[str, float]
                 any_right += any(right)
                 cited_all += len(right)
             asked += len(some)
+            for scene in range(min(looks // films, scenes)):
+                begun_s = time.perf_counter()
+                looked_right.append(
+                    _counted(service, clips["analysis_id"], scene) == len(film.scenes[scene].shots[0].things)
+                )
+                took_s.append(time.perf_counter() - begun_s)
+    second_looks = {
+        "questions": len(looked_right),
+        "right, share": sum(looked_right) / len(looked_right),
+        "an answer, median, s": statistics.median(took_s),
+        "an answer, slowest, s": max(took_s),
+    }
     return {
         "questions": asked,
         "first citation right, share": first_right / asked,
         "a citation right, share": any_right / asked,
         "citations for each question": cited_all / asked,
         "citations outside described clips": outside,
-    }
+    }, second_looks
 
 
 def _demo_args() -> dict[str, Any]:
@@ -102,6 +117,18 @@ def _citations(service: Service, analysis_id: str, question: str) -> list[dict[s
     body = {"analysis_id": analysis_id, "messages": [{"role": "user", "content": question}]}
     citations: list[dict[str, Any]] = service.ask("POST", "/v1/chat/completions", json=body)["citations"]
     return citations
+
+
+def _counted(service: Service, analysis_id: str, scene: int) -> int | None:
+    """Return how many objects a second look at the scene's middle finds; None where there was none or no number."""
+    minutes, seconds = divmod(int((scene + 0.5) * _FORM.scene_s), 60)
+    question = f"How many objects are there at {minutes}:{seconds:02}?"
+    body = {"analysis_id": analysis_id, "messages": [{"role": "user", "content": question}]}
+    answer = service.ask("POST", "/v1/chat/completions", json=body)
+    if not answer["looked_again"]:
+        return None
+    said = answer["choices"][0]["message"]["content"].splitlines()[0].split("(looked at again) ")[-1]
+    return NUMBERS.index(said) if said in NUMBERS else None
 
 
 def _overlaps(citation: dict[str, Any], scene: int) -> bool:
@@ -199,21 +226,22 @@ def main() -> None:
     parser.add_argument("--films", type=int, default=12)
     parser.add_argument("--scenes", type=int, default=24, help="in each film")
     parser.add_argument("--questions", type=int, default=204)
+    parser.add_argument("--looks", type=int, default=60, help="questions for a second look")
     parser.add_argument("--rounds", type=int, default=60, help="of first words")
     parser.add_argument("--dry-run", action="store_true", help="print the figures and write no file")
     args = parser.parse_args()
-    figures = {
-        "retrieval": search(args.questions),
-        "first words": first_words(args.rounds),
-        "questions": ask_about_films(args.films, args.scenes, args.questions),
-    }
-    told, found, words = figures["questions"], figures["retrieval"], figures["first words"]
+    found, words = search(args.questions), first_words(args.rounds)
+    told, looked = ask_about_films(args.films, args.scenes, args.questions, args.looks)
+    figures = {"retrieval": found, "first words": words, "questions": told, "second looks": looked}
     bars = {
         f"chat, {told['questions']} questions about drawn films: what is cited first is right": Bar(
             told["first citation right, share"], 0.95, "share"
         ),
         "chat: citations outside described clips": Bar(
             told["citations outside described clips"], 0.0, "citations", "lower"
+        ),
+        f"chat, {looked['questions']} questions that no caption answers: a second look is right": Bar(
+            looked["right, share"], 0.95, "share"
         ),
         f"retrieval over {_HOURS} h: right clip among the first 3": Bar(
             found["among the first 3, share"], 0.95, "share"

@@ -10,12 +10,13 @@ _RANGE = re.compile(
     rf"(?:\b(?:between|from)\s+)?({_TIME})\s*(?:-|–|—|to|and|until|till)\s*({_TIME})",
     re.IGNORECASE,
 )
+_WITHIN = r"\b(?:(?:in|during|within|over)\s+)?(?:the\s+)?"
 _EDGE = re.compile(
-    rf"\b(first|last)\s+(?:(\d+(?:\.\d+)?)\s?)?({_UNIT})\b",
+    rf"{_WITHIN}\b(first|last)\s+(?:(\d+(?:\.\d+)?)\s?)?({_UNIT})\b",
     re.IGNORECASE,
 )
 _SIDE = re.compile(rf"\b(after|since|before|until|till)\s+({_TIME})", re.IGNORECASE)
-_NTH_MINUTE = re.compile(r"\bminute\s+(\d+)\b", re.IGNORECASE)
+_NTH_MINUTE = re.compile(rf"{_WITHIN}\bminute\s+(\d+)\b", re.IGNORECASE)
 _POINT = re.compile(rf"\b(?:at|around|about|near|by|@)\s*({_TIME})|\b({CLOCK_TIME})\b", re.IGNORECASE)
 _START = re.compile(r"\b(?:at|in)\s+the\s+(?:very\s+)?(?:beginning|start)\b", re.IGNORECASE)
 _END = re.compile(r"\b(?:at|in)\s+the\s+(?:very\s+)?end\b", re.IGNORECASE)
@@ -39,6 +40,18 @@ def moments(question: str, duration_s: float) -> list[Range]:
                 found.append((match.start(), (max(0.0, start_s), end_s)))
         left = pattern.sub(lambda match: " " * len(match[0]), left)
     return [one for _, one in sorted(found)]
+
+
+def without_times(question: str) -> str:
+    """Return the question without the times that it names, for one who sees nothing but those moments.
+
+    One that is nothing but a time is returned as it is.
+    """
+    left = question
+    for pattern, _ in _READERS:
+        left = pattern.sub(" ", left)
+    left = re.sub(r"\s+([?.!,;])", r"\1", " ".join(left.split())).strip(" ,;")
+    return left if re.search(r"\w", left) else question
 
 
 def _between(match: re.Match[str], duration_s: float) -> Range:

@@ -1,7 +1,7 @@
 """litellm's set-up, its errors as ours, and what its calls cost: for the modules that call models outside.
 
 Not through its Router: that hides whether the provider ended a stream or the line was cut, and its own cooldowns and
-retries would make calls that nobody recorded (docs/decisions/0016).
+retries would make calls that nobody recorded (docs/decisions/0017).
 """
 
 import asyncio
@@ -25,7 +25,7 @@ from deployments.errors import AppError, UpstreamRefused
 
 litellm.telemetry = False
 litellm.suppress_debug_info = True
-litellm.DEFAULT_MAX_RETRIES = 0  # of vectors: there it takes a 0 that it is given for none given
+litellm.DEFAULT_MAX_RETRIES = 0  # type: ignore[attr-defined]  # of vectors: there it takes a 0 that it is given for none given
 for _name in ("LiteLLM", "LiteLLM Router", "LiteLLM Proxy"):
     # Its lines quote what providers say, and they quote keys. What failed is told by our own.
     logging.getLogger(_name).setLevel(logging.CRITICAL + 1)

@@ -18,6 +18,7 @@ from deployments.chat.settings import ChatSettings
 from deployments.contracts import Turn
 from deployments.errors import AppError, CloudNotAllowed, InvalidOption, UnknownModel
 from pipelines.ids import new_id
+from pipelines.moments import without_times
 from pipelines.retrieval import MOST, Found
 from serve_app.analyses.followed import View
 from serve_app.analyses.service import Analyses
@@ -111,7 +112,7 @@ class Chats:
         covered = [_covered_line(view, label) for view, label in zip(views, _labels(len(views)), strict=True)]
         seen: list[Passage] = []
         if only_times:
-            seen, failed = await self._seen_again(principal, only_times, asked.turns[-1].text)
+            seen, failed = await self._seen_again(principal, only_times, without_times(asked.turns[-1].text))
             covered += [failed] if failed else []
         request = ChatRequest(
             asked.turns, asked.analysis_ids, (*seen, *passages), " ".join(filter(None, covered)), asked.options

@@ -54,7 +54,7 @@ def test_a_question_about_a_moment_that_no_caption_answers_is_put_to_the_frames(
     looker = Looker()
     look_by(services, looker)
     completion = ask(http, CLOCK, analysis_id=one)
-    assert looker.asked == [(LOCAL.owner, one, [1], CLOCK)]
+    assert looker.asked == [(LOCAL.owner, one, [1], "What does the clock say?")]
     lines = content(completion).splitlines()
     assert lines[:2] == ["[0:10-0:20] (looked at again) 09:41", "[0:10-0:20] A blue circle stays still."]
     clip = {"analysis_id": one, "clip": 1, "start_s": 10.0, "end_s": 20.0}

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipelines.moments import moments
+from pipelines.moments import moments, without_times
 
 DURATION_S = 600.0
 
@@ -39,3 +39,18 @@ DURATION_S = 600.0
 )
 def test_a_question_s_times_are_found(question: str, ranges: list[tuple[float, float]]) -> None:
     assert moments(question, DURATION_S) == ranges
+
+
+@pytest.mark.parametrize(
+    ("question", "left"),
+    [
+        ("How many are there at 0:12?", "How many are there?"),
+        ("At 1:05, who comes in?", "who comes in?"),
+        ("What is said between 2:00 and 3:30, and by whom?", "What is said, and by whom?"),
+        ("Is it open in the last 30 seconds?", "Is it open?"),
+        ("0:12?", "0:12?"),
+        ("Who is it?", "Who is it?"),
+    ],
+)
+def test_a_question_can_be_put_without_its_times(question: str, left: str) -> None:
+    assert without_times(question) == left
