@@ -65,7 +65,7 @@ def described(openai: OpenAI, sample: Path) -> Iterator[dict[bool, str]]:
 
 
 def ask(openai: OpenAI, one: str, **options: Any) -> Any:
-    messages: list[Any] = [{"role": "user", "content": "What happens at 0:03?"}]
+    messages: list[Any] = [{"role": "user", "content": "Which frames are there at 0:03?"}]
     return openai.chat.completions.create(
         messages=messages, extra_body={"analysis_id": one}, **({"model": "cloud"} | options)
     )
