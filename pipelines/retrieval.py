@@ -9,6 +9,7 @@ fusion (Cormack, Clarke, Büttcher 2009, k = 60), which needs no common scale.
 """
 
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -18,8 +19,9 @@ import bm25s
 import numpy as np
 import numpy.typing as npt
 import Stemmer
+from bm25s.stopwords import STOPWORDS_EN
 
-from pipelines.moments import Range, moments
+from pipelines.moments import Range, moments, without_times
 
 logging.getLogger("bm25s").setLevel(logging.WARNING)  # it has each index that it builds told to everyone
 
@@ -33,6 +35,16 @@ _NEAR = 0.5
 _NEAREST = 5
 """Clips that are candidates by their meaning alone."""
 _FUSION_K = 60
+_OF_ALL = frozenset((
+    "about", "all", "anything", "briefly", "can", "could", "content", "describe", "did", "do", "does", "entire",
+    "everything", "film", "footage", "general", "gist", "give", "go", "goes", "going", "happen", "happened",
+    "happening", "happens", "have", "how", "i", "important", "in", "key", "main", "me", "movie", "of", "occur",
+    "occurs", "on", "overall", "overview", "please", "recap", "record", "recorded", "recording", "see", "seen",
+    "short", "shot", "show", "shown", "shows", "story", "summarise", "summarize", "summary", "take", "takes", "tell",
+    "us", "video", "videos", "clip", "clips", "watch", "what", "whats", "which", "whole", "you", "your",
+))  # fmt: skip
+"""Words that ask for the whole of a video, not for anything in it."""
+_WORD = re.compile(r"[a-z]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +69,12 @@ class Found:
     entry: Entry
     score: float
     by_words: bool
+
+
+def asks_for_all(questions: Sequence[str]) -> bool:
+    """Say whether the questions have no word that could be about a part of the video: "What happens in this video?"."""
+    words = {word for question in questions for word in _WORD.findall(without_times(question).lower())}
+    return bool(words & _OF_ALL) and words - set(STOPWORDS_EN) <= _OF_ALL
 
 
 class Retriever:
@@ -100,6 +118,10 @@ class Retriever:
         # Of equals the earlier one.
         order = chosen[np.lexsort((self._starts_s[chosen], -scores[chosen]))][:most]
         return [Found(self._entries[place], float(scores[place]), bool(words[place] > 0)) for place in order]
+
+    def first(self, most: int = MOST) -> list[Found]:
+        """Return the first clips, for a question that is about none more than about another."""
+        return [Found(entry, 0.0, by_words=False) for entry in self._entries[:most]]
 
     def _scores(self, questions: Sequence[str]) -> Floats:
         scores = np.zeros(len(self._entries), np.float32)

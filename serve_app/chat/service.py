@@ -14,12 +14,13 @@ from obstore.store import ObjectStore
 
 from deployments.chat.citations import Citation, Cited, cited, mark
 from deployments.chat.contracts import ChatOptions, ChatRequest, Embedder, Passage, Piece, Provider
+from deployments.chat.extractive import NAME as EXTRACTIVE
 from deployments.chat.settings import ChatSettings
 from deployments.contracts import Turn
 from deployments.errors import AppError, CloudNotAllowed, InvalidOption, UnknownModel
 from pipelines.ids import new_id
-from pipelines.moments import without_times
-from pipelines.retrieval import MOST, Found
+from pipelines.moments import moments, without_times
+from pipelines.retrieval import MOST, Found, asks_for_all
 from serve_app.analyses.followed import View
 from serve_app.analyses.service import Analyses
 from serve_app.chat.budget import Budget
@@ -84,6 +85,7 @@ class Chats:
         others = sorted(set(providers) - {self._default_model})
         self.models = {name: providers[name].kind for name in (self._default_model, *others)}
         """The kinds of provider by the models' names, the default one first."""
+        self._writers = {name for name, kind in self.models.items() if kind != EXTRACTIVE}
         self._budget = Budget(store, settings)
         self._vectors = None
         if embedder is not None and settings.embeddings is not None:
@@ -108,7 +110,7 @@ class Chats:
         if self._providers[name].leaves_premises:
             _require_allowed(name, views)
         await self._budget.require(principal)
-        passages, only_times = await self._passages(principal, views, asked.turns)
+        passages, only_times = await self._passages(principal, views, asked.turns, writes=name in self._writers)
         covered = [_covered_line(view, label) for view, label in zip(views, _labels(len(views)), strict=True)]
         seen: list[Passage] = []
         if only_times:
@@ -123,23 +125,37 @@ class Chats:
         return answer
 
     async def _passages(
-        self, principal: Principal, views: Sequence[View], turns: Sequence[Turn]
+        self, principal: Principal, views: Sequence[View], turns: Sequence[Turn], *, writes: bool
     ) -> tuple[tuple[Passage, ...], list[Passage]]:
-        """Return what is known that fits the question; and of that, where no word of it does, what its times fit."""
+        """Return what is known that fits the question; and of that, where no word of it does, what its times fit.
+
+        What asks for the whole is told the summary, and a model that `writes` is told it in any case.
+        """
         questions = [turn.text for turn in turns if turn.by == "user"]
         vector = await self._vector(principal, views, questions)
+        whole = asks_for_all(questions)
         found: list[tuple[Found, Passage]] = []
+        told: list[Passage] = []
         for view, label in zip(views, _labels(len(views)), strict=True):
-            retriever = await self._timelines.retriever(principal, view)
-            for one in await asyncio.to_thread(retriever.find, questions, vector=vector):
+            known = await self._timelines.known(principal, view)
+            retriever, analysis_id = known.retriever, view.request.id
+            overall = whole and not moments(questions[-1], view.request.video.duration_s)
+            if overall:
+                clips = [] if known.summary else retriever.first()
+            else:
+                clips = await asyncio.to_thread(retriever.find, questions, vector=vector)
+            for one in clips:
                 entry = one.entry
                 text = "\n".join((entry.text, *entry.events))
                 place = mark(entry.start_s, entry.end_s, label)
-                found.append((one, Passage(place, view.request.id, entry.clip, entry.start_s, entry.end_s, text)))
+                found.append((one, Passage(place, analysis_id, entry.clip, entry.start_s, entry.end_s, text)))
+            for said in known.summary if overall or writes else ():
+                place = mark(said.start_s, said.end_s, label)
+                told.append(Passage(place, analysis_id, said.clip, said.start_s, said.end_s, said.text))
         found.sort(key=lambda pair: -pair[0].score)
-        fits_by_words = any(one.by_words for one, _ in found)
         passages = tuple(passage for _, passage in found[:MOST])
-        return passages, [] if fits_by_words else list(passages)
+        fits_by_words = whole or any(one.by_words for one, _ in found)
+        return (*passages, *told), [] if fits_by_words else list(passages)
 
     async def _vector(
         self, principal: Principal, views: Sequence[View], questions: Sequence[str]

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections import OrderedDict
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,9 +20,32 @@ _KEPT = 16
 and with vectors of 1,536 numbers 40 MB."""
 
 
+_PLACES = 4
+"""Most of one sentence of a summary."""
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What a summary says, and one of the clips that it says it of."""
+
+    clip: int
+    start_s: float
+    end_s: float
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What finds the described clips of an analysis, and its latest summary, of what there was by then."""
+
+    retriever: Retriever
+    summary: tuple[Told, ...]
+
+
 @dataclass(slots=True)
 class _Timeline:
     entries: dict[int, Entry] = field(default_factory=dict)
+    summary: tuple[Told, ...] = ()
     last_id: int = 0
     retriever: Retriever | None = None
     vectors: dict[int, Vector] | None = None
@@ -36,8 +60,8 @@ class Timelines:
         self._vectors = vectors
         self._kept: OrderedDict[str, _Timeline] = OrderedDict()
 
-    async def retriever(self, principal: Principal, view: View) -> Retriever:
-        """Return what finds the clips of the owner's analysis as far as it was described in the view.
+    async def known(self, principal: Principal, view: View) -> Known:
+        """Return what is known of the owner's analysis as far as it was described in the view.
 
         Raises StorageFailed, also when the analysis has been deleted meanwhile.
         """
@@ -53,13 +77,15 @@ class Timelines:
                 for event in events:
                     if event.type == "clip":
                         _take(timeline, event.data)
+                    elif event.type == "summary":
+                        timeline.summary = tuple(_told(event.data["passages"]))
                 timeline.last_id = events[-1].id
             if self._vectors is not None and self._vectors.may_see(allow_cloud=view.request.options.allow_cloud):
                 await self._take_vectors(self._vectors, principal, one, timeline)
             if timeline.retriever is None:
                 entries, duration_s = list(timeline.entries.values()), view.request.video.duration_s
                 timeline.retriever = await asyncio.to_thread(Retriever, entries, duration_s, timeline.vectors)
-            return timeline.retriever
+            return Known(timeline.retriever, timeline.summary)
 
     async def _take_vectors(self, vectors: Vectors, principal: Principal, one: str, timeline: _Timeline) -> None:
         if timeline.vectors is None:
@@ -74,3 +100,9 @@ def _take(timeline: _Timeline, clip: dict[str, Any]) -> None:
         events = tuple(event_line(event) for event in clip.get("events") or ())
         timeline.entries[clip["index"]] = Entry(clip["index"], clip["start_s"], clip["end_s"], text, events)
         timeline.retriever = None
+
+
+def _told(passages: list[dict[str, Any]]) -> Iterator[Told]:
+    for passage in passages:
+        for place in passage["citations"][:_PLACES]:
+            yield Told(place["clip"], place["start_s"], place["end_s"], passage["text"])

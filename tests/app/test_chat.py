@@ -127,6 +127,39 @@ def test_clips_that_come_meanwhile_are_found_by_the_next_question(http: TestClie
     assert [one["clip"] for one in ask(http, "the purple triangle", analysis_id=analysis.id)["citations"]] == [5]
 
 
+SUMMARY: dict[str, object] = {
+    "passages": [
+        {"text": "Stars and circles.", "citations": [{"clip": at, "start_s": 10.0 * at, "end_s": 10.0 * at + 10.0}]}
+        for at in (0, 1)
+    ]
+}
+
+
+def test_a_question_about_the_whole_is_answered_by_the_summary(http: TestClient, store: ObjectStore) -> None:
+    analysis = asyncio.run(_described(store))
+    before = ask(http, "What happens in this video?", analysis_id=analysis.id)
+    assert content(before).startswith("[0:00-0:10] [0:30-0:40] A red star moves left."), "there is none yet"
+    asyncio.run(analysis.append(("summary", SUMMARY)))
+    told = ask(http, "What happens in this video?", analysis_id=analysis.id)
+    assert content(told).splitlines()[0] == "[0:00-0:10] [0:10-0:20] Stars and circles."
+    assert [one["clip"] for one in told["citations"]] == [0, 1]
+    there = ask(http, "What happens at 0:12?", analysis_id=analysis.id)
+    assert content(there).splitlines()[0] == "[0:10-0:20] A blue circle stays still."
+    assert there["looked_again"] == []
+
+
+def test_a_model_that_writes_is_told_the_summary_beside_what_was_found(
+    services: FakeServices, http: TestClient, store: ObjectStore
+) -> None:
+    teller = Inventive()
+    services.talk_by({"extractive": teller}, ChatSettings())
+    analysis = asyncio.run(_described(store))
+    asyncio.run(analysis.append(("summary", SUMMARY)))
+    ask(http, "Where is the green square?", analysis_id=analysis.id)
+    [asked] = teller.asked
+    assert [one.text for one in asked.passages] == ["A green square turns.", *["Stars and circles."] * 2]
+
+
 def test_several_videos_are_told_apart(http: TestClient, store: ObjectStore, one: str) -> None:
     other = asyncio.run(_described(store, ["A yellow bird sings.", "A red star sinks."])).id
     completion = ask(http, "Where is the red star, and the yellow bird?", analysis_id=[one, other])
@@ -196,7 +229,11 @@ class Inventive:
     kind = "inventive"
     leaves_premises = False
 
+    def __init__(self) -> None:
+        self.asked: list[ChatRequest] = []
+
     async def answer(self, request: ChatRequest) -> AsyncGenerator[Piece, None]:
+        self.asked.append(request)
         yield Piece("It is so [0:10-0:20], and so [7:00-7:10].")
         yield Piece(finish_reason="stop", usage=Usage(7, 5, 0.25), served_by="made up")
 

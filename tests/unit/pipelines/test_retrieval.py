@@ -4,7 +4,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from pipelines.retrieval import Entry, Retriever
+from pipelines.retrieval import Entry, Retriever, asks_for_all
 
 TEXTS = [
     "A large red star moves right on a dark background.",
@@ -98,3 +98,20 @@ def test_without_the_questions_vector_only_words_count() -> None:
 def test_clips_without_a_vector_are_found_by_their_words() -> None:
     some = Retriever(ENTRIES, 50.0, {1: VECTORS[1]})
     assert 0 in [one.entry.clip for one in some.find(["the star"], vector=meanings(0, 1, 0))]
+
+
+@pytest.mark.parametrize(
+    ("questions", "whole"),
+    [
+        (["What happens in this video?"], True),
+        (["Summarize the video, please."], True),
+        (["What is going on at 1:05?"], True),
+        (["Tell me about the green square.", "And when was that?"], False),
+        (["When does the dog bark?"], False),
+        (["What happens?", "And then?"], True),
+        (["0:12?"], False),
+        ([""], False),
+    ],
+)
+def test_a_question_without_a_word_of_its_own_is_about_the_whole(questions: list[str], whole: bool) -> None:
+    assert asks_for_all(questions) is whole
