@@ -27,7 +27,14 @@ def stub() -> Iterator[Stub]:
 
 
 @pytest.fixture(scope="module")
-def openai(cluster: Cluster, stub: Stub, tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpenAI]:
+def vectors() -> Iterator[Stub]:
+    """An upstream for embeddings that refuses the first of them, and quotes the key."""
+    with stub_upstream(Fault(status=401)) as one:
+        yield one
+
+
+@pytest.fixture(scope="module")
+def openai(cluster: Cluster, stub: Stub, vectors: Stub, tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpenAI]:
     """The client of an app with a model outside, its key in a file, and one that quotes."""
     env_file = tmp_path_factory.mktemp("keys") / ".env"
     env_file.write_text(f"STUB_KEY={KEY}\n")
@@ -42,6 +49,7 @@ def openai(cluster: Cluster, stub: Stub, tmp_path_factory: pytest.TempPathFactor
         "default_model": "cloud",
         "env_file": str(env_file),
         "models": {"cloud": cloud, "extractive": {"provider": "extractive"}},
+        "embeddings": {"upstream": {"model": "openai/stub", "api_base": vectors.url, "api_key_env": "STUB_KEY"}},
     }
     cluster.restart_app(config)
     url = f"http://127.0.0.1:{cluster.http_port}/v1"
@@ -124,7 +132,7 @@ def test_nothing_of_an_analysis_that_must_stay_goes_outside(
 
 
 def test_no_key_is_in_any_file_of_ray_s_or_of_ours_whatever_failed(
-    openai: OpenAI, stub: Stub, described: dict[bool, str]
+    openai: OpenAI, stub: Stub, vectors: Stub, described: dict[bool, str]
 ) -> None:
     stub.asked.clear()
     for fault in (Fault(status=401), Fault(status=429), Fault(status=500), Fault(malformed=True), Fault(cut_after=1)):
@@ -133,7 +141,8 @@ def test_no_key_is_in_any_file_of_ray_s_or_of_ours_whatever_failed(
             with pytest.raises(APIError) as failed:
                 list(ask(openai, described[True], stream=stream))
             assert KEY not in str(failed.value)
-    assert {asked.key for asked in stub.asked} == {KEY}, "it goes where it belongs"
+    assert {asked.key for asked in (*stub.asked, *vectors.asked)} == {KEY}, "it goes where it belongs"
+    assert vectors.asked
     node: Any = ray._private.worker._global_node
     places = [Path(node.get_session_dir_path()), Path(STORAGE.name)]
     files = [path for place in places for path in place.rglob("*") if path.is_file()]
