@@ -8,6 +8,7 @@ anything else                       unchanged: a misuse of Ray is a bug of ours
 """
 
 import asyncio
+from typing import Any
 
 from ray.exceptions import (
     ActorUnschedulableError,
@@ -57,6 +58,20 @@ LOST: tuple[type[BaseException], ...] = (
     WorkerCrashedError,
 )
 CANCELLED: tuple[type[BaseException], ...] = (RequestCancelledError, TaskCancelledError)
+
+
+async def answer_of(response: Any) -> Any:
+    """Return the answer to a Serve handle's call. Raises what the other side raised, and what `translate` returns.
+
+    Who stops waiting takes the call along: Serve by itself would have the replica go on for nobody.
+    """
+    try:
+        return await response
+    except asyncio.CancelledError:
+        response.cancel()
+        raise
+    except (RayError, RayServeException) as error:
+        raise translate(error) from error
 
 
 def translate(error: BaseException) -> BaseException:

@@ -17,7 +17,7 @@ from deployments.chat.client import EmbeddingClient
 from deployments.chat.contracts import Embedder
 from deployments.errors import AppError
 from deployments.native_heap import return_large_blocks, share_arenas
-from deployments.ray_errors import translate
+from deployments.ray_errors import answer_of
 from deployments.vision.catalog import model_info
 from deployments.vision.client import VisionClient
 from deployments.vision.deployment import ModelStatus
@@ -131,10 +131,8 @@ class Gateway:
     async def _look_again(
         self, principal: Principal, analysis_id: str, clips: Sequence[int], question: str
     ) -> dict[int, str]:
-        try:
-            seen: dict[int, str] = await self._runner.look_again.remote(principal.owner, analysis_id, clips, question)
-        except (RayError, RayServeException) as error:
-            raise translate(error) from error
+        asking = self._runner.look_again.remote(principal.owner, analysis_id, clips, question)
+        seen: dict[int, str] = await answer_of(asking)
         return seen
 
     @functools.cached_property

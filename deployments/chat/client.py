@@ -9,7 +9,7 @@ from ray.serve.handle import DeploymentHandle
 
 from deployments.chat.contracts import ChatRequest, Embedded, Piece
 from deployments.chat.settings import EmbeddingSettings, LitellmSettings
-from deployments.ray_errors import translate
+from deployments.ray_errors import answer_of, translate
 
 CHAT = "chat"
 """The deployment, as serve_config.yaml must spell it."""
@@ -51,9 +51,5 @@ class EmbeddingClient:
 
     async def embed(self, texts: Sequence[str]) -> Embedded:
         """Return a vector for each text. Raises ReplicaLost, Overloaded, and what LitellmEmbedder.embed raises."""
-        answer: Any = self._handle.embed.remote(list(texts))
-        try:
-            embedded: Embedded = await answer
-        except (RayError, RayServeException) as error:
-            raise translate(error) from error
+        embedded: Embedded = await answer_of(self._handle.embed.remote(list(texts)))
         return embedded

@@ -5,13 +5,12 @@ import time
 from typing import Any, TypeVar
 
 from ray import serve
-from ray.exceptions import RayError
 from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
 from deployments.contracts import Caption, DescribeRequest, TextRequest
 from deployments.errors import ModelLoadFailed, UnknownModel
-from deployments.ray_errors import translate
+from deployments.ray_errors import answer_of
 from deployments.vision.deployment import ModelStatus
 
 Answer = TypeVar("Answer")
@@ -54,23 +53,17 @@ class VisionClient:
 
     async def describe(self, request: DescribeRequest) -> Caption:
         """Caption one clip. Raises ReplicaLost, Overloaded, and what VisionModel.describe raises."""
-        caption: Caption = await self._call(self._handle.describe.remote(request))
+        caption: Caption = await answer_of(self._handle.describe.remote(request))
         return caption
 
     async def write(self, request: TextRequest) -> Caption:
         """Go on with a conversation. Raises ReplicaLost, Overloaded, and what VisionModel.write raises."""
-        caption: Caption = await self._call(self._handle.write.remote(request))
+        caption: Caption = await answer_of(self._handle.write.remote(request))
         return caption
 
     async def status(self) -> ModelStatus:
-        status: ModelStatus = await self._call(self._handle.status.remote())
+        status: ModelStatus = await answer_of(self._handle.status.remote())
         return status
-
-    async def _call(self, response: Any) -> Any:
-        try:
-            return await response
-        except (RayError, RayServeException) as error:
-            raise translate(error) from error
 
 
 async def wait_for_model(client: VisionClient, *, deadline_s: float) -> ModelStatus:

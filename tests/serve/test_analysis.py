@@ -1,10 +1,14 @@
 """Whole analyses on the deployed app: real files, decoders and Ray Data, a simulated engine that fails on demand."""
 
+import asyncio
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from deployments.contracts import DescribeRequest, FrameBatch
+from deployments.vision.client import VisionClient
 from pipelines.analysis import Analysis
 from pipelines.outcome import ClipOutcome
 from tests.analyses import analyse
@@ -151,3 +155,25 @@ def test_a_truncated_file_is_described_as_far_as_it_goes(cluster: Cluster, sampl
     assert result["status"] == "completed"
     assert 20 < result["file"]["duration_s"] < 55
     assert result["coverage"]["described_s"] == pytest.approx(result["file"]["duration_s"], abs=0.01)
+
+
+def test_a_call_that_nobody_waits_for_any_more_is_taken_from_the_replica(cluster: Cluster, tmp_path: Path) -> None:
+    calls = tmp_path / "calls"
+    config = simulated_config(fixed_s=1.0, call_log=str(calls))
+    config["applications"][0]["deployments"][-1]["user_config"] = {"max_batch_clips": 4}
+    cluster.restart_app(config)
+    client = VisionClient.connect("sim")
+
+    async def leave() -> None:
+        frames = np.zeros((1, 28, 28, 3), np.uint8)
+        clips = [DescribeRequest(FrameBatch(frames, np.array([float(at)])), "What?") for at in range(24)]
+        asking = [asyncio.create_task(client.describe(clip)) for clip in clips]
+        while not (await client.status()).queued_clips:  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+        for task in asking:
+            task.cancel()
+        await asyncio.gather(*asking, return_exceptions=True)
+        await client.describe(DescribeRequest(FrameBatch(frames, np.array([99.0])), "What?"))
+
+    asyncio.run(leave())
+    assert len(calls.read_text().splitlines()) <= 4 + 4 + 1, "what was in the engine, what went in meanwhile, the last"
