@@ -6,8 +6,8 @@ from deployments.chat.contracts import ChatRequest, Passage, Piece, Usage
 from deployments.errors import InvalidOption
 
 NAME = "extractive"
-_QUOTED = 5
-"""Most different things that are quoted."""
+_QUOTED = 8
+"""Most different things that are quoted: a whole summary."""
 _PLACES = 4
 """Most places that are named where the timeline says the same thing again and again."""
 

@@ -16,6 +16,7 @@ from deployments.settings import VisionSettings
 from deployments.vision.catalog import model_info
 from deployments.vision.deployment import ModelStatus
 from pipelines.store import open_store, sizes_below
+from pipelines.summary import MOST_PASSAGES
 from serve_app.api.app import create_app
 from serve_app.principal import LOCAL
 from tests.app.fakes import FakeServices
@@ -146,6 +147,17 @@ def test_a_question_about_the_whole_is_answered_by_the_summary(http: TestClient,
     there = ask(http, "What happens at 0:12?", analysis_id=analysis.id)
     assert content(there).splitlines()[0] == "[0:10-0:20] A blue circle stays still."
     assert there["looked_again"] == []
+
+
+def test_a_summary_is_quoted_to_its_end(http: TestClient, store: ObjectStore) -> None:
+    analysis = asyncio.run(_described(store))
+    passages = [
+        {"text": f"Part {at}.", "citations": [{"clip": at, "start_s": 10.0 * at, "end_s": 10.0 * at + 10.0}]}
+        for at in range(MOST_PASSAGES)
+    ]
+    asyncio.run(analysis.append(("summary", {"passages": passages})))
+    told = content(ask(http, "Summarize the video.", analysis_id=analysis.id))
+    assert f"Part {MOST_PASSAGES - 1}." in told
 
 
 def test_a_model_that_writes_is_told_the_summary_beside_what_was_found(
