@@ -165,6 +165,8 @@ def main() -> None:
     figures, shares, most = burst(args.rounds)
     overload = sum(row["requests outside"] for name, row in figures.items() if name.startswith("alone"))
     goes, stays, killed = fallback()
+    if not killed or not goes.asked_outside:
+        raise RuntimeError(f"expected killed replicas and clips outside, got {killed} and {goes.asked_outside}")
     figures |= {
         "no local replica, may go outside": goes.figures() | {"replicas killed": killed},
         "no local replica, must stay": stays.figures(),

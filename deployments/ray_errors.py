@@ -63,15 +63,20 @@ CANCELLED: tuple[type[BaseException], ...] = (RequestCancelledError, TaskCancell
 async def answer_of(response: Any) -> Any:
     """Return the answer to a Serve handle's call. Raises what the other side raised, and what `translate` returns.
 
-    Who stops waiting takes the call along: Serve by itself would have the replica go on for nobody.
+    Who stops waiting takes the call along: Serve by itself would have the replica go on for nobody. A call that the
+    other side cancelled is a ReplicaLost.
     """
     try:
         return await response
     except asyncio.CancelledError:
         response.cancel()
-        raise
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            raise
     except (RayError, RayServeException) as error:
-        raise translate(error) from error
+        if not isinstance(translated := translate(error), asyncio.CancelledError):
+            raise translated from error
+    raise ReplicaLost("expected an answer from the Ray cluster, got a cancelled call")
 
 
 def translate(error: BaseException) -> BaseException:

@@ -5,18 +5,18 @@ import re
 from deployments.chat.citations import CLOCK_TIME, seconds_of
 
 _UNIT = r"(?:seconds?|secs?|s|minutes?|mins?|m|hours?|hrs?|h)"
-_TIME = rf"(?:{CLOCK_TIME}|\d+(?:\.\d+)?\s?{_UNIT})\b"
+_TIME = rf"(?<![\d.])(?:{CLOCK_TIME}|\d{{1,6}}(?:\.\d{{1,6}})?\s?{_UNIT})\b"
 _RANGE = re.compile(
     rf"(?:\b(?:between|from)\s+)?({_TIME})\s*(?:-|–|—|to|and|until|till)\s*({_TIME})",
     re.IGNORECASE,
 )
 _WITHIN = r"\b(?:(?:in|during|within|over)\s+)?(?:the\s+)?"
 _EDGE = re.compile(
-    rf"{_WITHIN}\b(first|last)\s+(?:(\d+(?:\.\d+)?)\s?)?({_UNIT})\b",
+    rf"{_WITHIN}\b(first|last)\s+(?:(\d{{1,6}}(?:\.\d{{1,6}})?)\s?)?({_UNIT})\b",
     re.IGNORECASE,
 )
 _SIDE = re.compile(rf"\b(after|since|before|until|till)\s+({_TIME})", re.IGNORECASE)
-_NTH_MINUTE = re.compile(rf"{_WITHIN}\bminute\s+(\d+)\b", re.IGNORECASE)
+_NTH_MINUTE = re.compile(rf"{_WITHIN}\bminute\s+(\d{{1,6}})\b", re.IGNORECASE)
 _POINT = re.compile(rf"\b(?:at|around|about|near|by|@)\s*({_TIME})|\b({CLOCK_TIME})\b", re.IGNORECASE)
 _START = re.compile(r"\b(?:at|in)\s+the\s+(?:very\s+)?(?:beginning|start)\b", re.IGNORECASE)
 _END = re.compile(r"\b(?:at|in)\s+the\s+(?:very\s+)?end\b", re.IGNORECASE)

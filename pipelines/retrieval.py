@@ -36,15 +36,15 @@ _NEAREST = 5
 """Clips that are candidates by their meaning alone."""
 _FUSION_K = 60
 _OF_ALL = frozenset((
-    "about", "all", "anything", "briefly", "can", "could", "content", "describe", "did", "do", "does", "entire",
+    "about", "all", "anything", "briefly", "can", "could", "describe", "did", "do", "does", "entire",
     "everything", "film", "footage", "general", "gist", "give", "go", "goes", "going", "happen", "happened",
-    "happening", "happens", "have", "how", "i", "important", "in", "key", "main", "me", "movie", "of", "occur",
-    "occurs", "on", "overall", "overview", "please", "recap", "record", "recorded", "recording", "see", "seen",
-    "short", "shot", "show", "shown", "shows", "story", "summarise", "summarize", "summary", "take", "takes", "tell",
-    "us", "video", "videos", "clip", "clips", "watch", "what", "whats", "which", "whole", "you", "your",
+    "happening", "happens", "have", "how", "i", "in", "main", "me", "movie", "of", "occur",
+    "occurs", "on", "overall", "overview", "please", "recap", "see", "seen",
+    "show", "shown", "shows", "story", "summarise", "summarize", "summary", "take", "takes", "tell",
+    "us", "video", "videos", "clip", "clips", "what", "whats", "which", "whole", "you", "your",
 ))  # fmt: skip
 """Words that ask for the whole of a video, not for anything in it."""
-_WORD = re.compile(r"[a-z]+")
+_WORD = re.compile(r"[^\W_]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,11 +64,12 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A clip that may hold the answer; `by_words`: it shares words with the questions."""
+    """A clip that may hold the answer: by the words of the last question, by a time that it names, by its meaning."""
 
     entry: Entry
     score: float
     by_words: bool
+    by_time: bool
 
 
 def asks_for_all(questions: Sequence[str]) -> bool:
@@ -106,22 +107,25 @@ class Retriever:
         """
         if not self._entries:
             return []
-        words = self._scores(questions)
+        asked = self._scores(questions[-1:])
+        words = asked + _FADE * self._scores(questions[:-1]) if len(questions) > 1 else asked
         scores, candidates = words, (words > 0) & (words >= _NEAR * words.max())
-        if vector is not None and self._vectors is not None:
-            near = self._vectors @ vector.astype(np.float32)
-            candidates[np.argsort(-near, kind="stable")[:_NEAREST]] |= True
+        if vector is not None:
+            near = self._near(vector)
+            nearest = np.argsort(-near, kind="stable")[:_NEAREST]
+            candidates[nearest[near[nearest] > 0]] = True
+            # Also where no caption has a vector: the scores of several videos are sorted together.
             scores = _fused(words, near)
-        ranges = moments(questions[-1], self._duration_s)
-        inside = self._inside(ranges)
-        chosen = np.flatnonzero(inside if ranges and inside.any() else candidates)
+        inside = self._inside(moments(questions[-1], self._duration_s))
+        by_time = bool(inside.any())
+        chosen = np.flatnonzero(inside if by_time else candidates)
         # Of equals the earlier one.
         order = chosen[np.lexsort((self._starts_s[chosen], -scores[chosen]))][:most]
-        return [Found(self._entries[place], float(scores[place]), bool(words[place] > 0)) for place in order]
+        return [Found(self._entries[at], float(scores[at]), bool(asked[at] > 0), by_time) for at in order]
 
     def first(self, most: int = MOST) -> list[Found]:
         """Return the first clips, for a question that is about none more than about another."""
-        return [Found(entry, 0.0, by_words=False) for entry in self._entries[:most]]
+        return [Found(entry, 0.0, by_words=False, by_time=False) for entry in self._entries[:most]]
 
     def _scores(self, questions: Sequence[str]) -> Floats:
         scores = np.zeros(len(self._entries), np.float32)
@@ -135,6 +139,12 @@ class Retriever:
             weight *= _FADE
         return scores
 
+    def _near(self, vector: Floats) -> Floats:
+        """Return how near each clip is to the vector, 0 where its own is missing or another model's."""
+        if self._vectors is None or self._vectors.shape[1:] != vector.shape:
+            return np.zeros(len(self._entries), np.float32)
+        return self._vectors @ vector.astype(np.float32)
+
     def _inside(self, ranges: Sequence[Range]) -> npt.NDArray[np.bool_]:
         inside = np.zeros(len(self._entries), bool)
         for start_s, end_s in ranges:
@@ -145,11 +155,15 @@ class Retriever:
 
 
 def _matrix(entries: Sequence[Entry], vectors: Mapping[int, npt.NDArray[np.float16]]) -> Floats | None:
-    """Return the vectors by place, float32 (entries, D), zeros where there is none; None without any."""
+    """Return the vectors by place, float32 (entries, D), zeros where there is none; None without any.
+
+    The last one says how many numbers they have; others are of a model that was changed behind its name.
+    """
     if not vectors:
         return None
-    nothing = np.zeros_like(next(iter(vectors.values())))
-    return np.stack([vectors.get(entry.clip, nothing) for entry in entries]).astype(np.float32)
+    nothing = np.zeros_like(list(vectors.values())[-1])
+    rows = [vectors.get(entry.clip, nothing) for entry in entries]
+    return np.stack([row if row.shape == nothing.shape else nothing for row in rows]).astype(np.float32)
 
 
 def _fused(words: Floats, near: Floats) -> Floats:

@@ -112,19 +112,21 @@ def _connection(address: str, **options: Any) -> Iterator[str]:
         os.environ.setdefault(name, value)
     others = psutil.Process().children()
     try:
-        context = ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False, **options)
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        hint = "" if os.environ.get("RAY_AUTH_MODE") else "; one that asks for a token needs RAY_AUTH_MODE=token"
-        raise ReplicaLost(f"expected a Ray cluster at {address}, got {_last_line(str(error))}{hint}") from error
-    if threading.current_thread() is threading.main_thread():
-        # Ray's own handler of SIGTERM takes Ray away under the feet of whoever uses it.
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
+        try:
+            context = ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False, **options)
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            hint = "" if os.environ.get("RAY_AUTH_MODE") else "; one that asks for a token needs RAY_AUTH_MODE=token"
+            raise ReplicaLost(f"expected a Ray cluster at {address}, got {_last_line(str(error))}{hint}") from error
+        if threading.current_thread() is threading.main_thread():
+            # Ray's own handler of SIGTERM takes Ray away under the feet of whoever uses it.
+            signal.signal(signal.SIGTERM, signal.default_int_handler)
         yield f"http://{context.dashboard_url}"
     finally:
         started = with_descendants(one for one in psutil.Process().children() if one not in others)
-        ray.shutdown()
-        end_processes(started)
+        try:
+            ray.shutdown()
+        finally:
+            end_processes(started)
 
 
 def deploy(serve_api: ServeSubmissionClient, config: dict[str, Any], *, http: bool) -> None:

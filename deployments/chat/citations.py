@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from deployments.chat.contracts import Passage
 
-CLOCK_TIME = r"(?:\d+:)?\d{1,2}:\d{2}(?:\.\d+)?"
+CLOCK_TIME = r"(?:\d{1,4}:)?\d{1,2}:\d{2}(?:\.\d{1,6})?"
 """A regular expression of what `stamp` writes, and people do."""
 MARK = re.compile(rf"\[(?:([A-Z]+) )?({CLOCK_TIME})\s*[-–—]\s*({CLOCK_TIME})\]")
 _SLACK_S = 0.01

@@ -45,7 +45,7 @@ class EmbeddingClient:
     """The embedder of the ChatProxy."""
 
     def __init__(self, settings: EmbeddingSettings, handle: "DeploymentHandle[Any]") -> None:
-        self.model = settings.upstream.model
+        self.name = settings.name
         self.leaves_premises = settings.leaves_premises
         self._handle = handle
 

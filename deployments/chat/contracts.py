@@ -91,7 +91,8 @@ class Embedded:
 class Embedder(Protocol):
     """Turns texts into vectors."""
 
-    model: str
+    name: str
+    """Of the model and where it is: vectors of two names are not compared."""
     leaves_premises: bool
     """Whether the texts go to somebody else."""
 

@@ -22,7 +22,7 @@ class LitellmEmbedder:
     """The embedder of the settings."""
 
     def __init__(self, settings: EmbeddingSettings, keys: Keys) -> None:
-        self.model = settings.upstream.model
+        self.name = settings.name
         self.leaves_premises = settings.leaves_premises
         self._settings = settings
         self._keys = keys
@@ -39,7 +39,9 @@ class LitellmEmbedder:
                         return await self._attempt(texts)
                     except Miss as miss:
                         failures += 1
-                        logger.warning("embedding failed", extra={"upstream": self.model, "reason": miss.why})
+                        logger.warning(
+                            "embedding failed", extra={"upstream": self._settings.upstream.model, "reason": miss.why}
+                        )
                         if not miss.passing:
                             raise UpstreamRefused("expected vectors of the embedding model, got a refusal") from None
                         if failures >= self._retry.attempts:

@@ -62,9 +62,17 @@ class EmbeddingSettings(_Frozen):
     """Most seconds for one call, with all attempts at it."""
     texts_per_call: Annotated[int, Field(ge=1, le=2048)] = 256
 
+    @property
+    def name(self) -> str:
+        """What tells its vectors from others."""
+        return f"{self.upstream.model} {self.upstream.api_base or ''}".strip()
+
 
 class VisionChatSettings(_Frozen):
-    """A model that is one of the app's vision models, too, asked without pixels; the answer comes in one piece."""
+    """A model that is one of the app's vision models, too, asked without pixels; the answer comes in one piece.
+
+    It writes greedily or at a temperature; a client's `top_p` does not count.
+    """
 
     provider: Literal["vision"]
     model: Annotated[str, Field(min_length=1)]
@@ -79,7 +87,7 @@ class CloudVisionSettings(_Frozen):
     """The model outside that describes clips which no local one does, of analyses with `allow_cloud` alone."""
 
     by: LitellmSettings
-    """It must take pictures."""
+    """It must take pictures. What an analysis says (`allow_cloud`, `max_tokens`) counts here, and no answer is kept."""
     jpeg_quality: Annotated[int, Field(ge=10, le=95)] = 85
     """Of the frames that are sent, at the size that the local model takes them."""
     local_patience_s: Annotated[float, Field(gt=0.0, le=900.0)] = 60.0

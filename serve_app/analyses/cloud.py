@@ -7,7 +7,7 @@ from dataclasses import replace
 from deployments.chat.contracts import Usage
 from deployments.chat.settings import CloudVisionSettings
 from deployments.contracts import Caption, DescribeRequest
-from deployments.errors import ModelLoadFailed, ReplicaLost
+from deployments.errors import BudgetExceeded, ModelLoadFailed, PoisonClip, ReplicaLost
 from deployments.retry import RetryPolicy
 from pipelines.describe import Clips, DescribeOptions, Describer, failed
 from pipelines.ids import new_id
@@ -17,6 +17,7 @@ from serve_app.analyses.load import Load
 from serve_app.analyses.request import AnalysisRequest
 from serve_app.chat.budget import Budget
 from serve_app.principal import Principal, Role
+from serve_app.to_the_end import to_the_end
 
 _ONCE = RetryPolicy(attempts=1)
 
@@ -65,7 +66,8 @@ class CloudDescriber:
         await self._budget.require(self._owner)
         caption = await self._describer.describe(request)
         cost = Usage(caption.prompt_tokens, caption.output_tokens, caption.usd)
-        await self._budget.record(self._owner, new_id("clip"), cost)
+        # Also when nobody waits any more: it is to be paid.
+        await to_the_end(self._budget.record(self._owner, new_id("clip"), cost))
         return caption
 
 
@@ -84,30 +86,38 @@ class Ways:
 
     async def describe(self, clip: DecodedClip, options: DescribeOptions) -> ClipOutcome:
         """Return the clip's one outcome. Raises ModelLoadFailed where nothing may go outside."""
-        if self._outside is None or clip.frames is None:
-            return await self._locally(clip, options)
-        first = None
+        if clip.frames is None:
+            return await self._local.describe(clip, options)
+        if self._outside is None:
+            return (await self._locally(clip, options))[0]
+        refused = False
         if self._load.goes_outside():
             first = await self._sent(self._outside, clip, options)
             if first.error is None:
                 return first
-        local = await self._locally_or_gone(clip, replace(options, deadline_s=self._patience_s))
-        if local.error is None or first is not None:
+            refused = True
+        local, unheard = await self._briefly(clip, replace(options, deadline_s=self._patience_s))
+        if local.error is None:
             return local
-        other = await self._sent(self._outside, clip, options)
-        # Where both fail, the first failure says what is wrong here.
-        return local if other.error is not None else replace(other, attempts=local.attempts + other.attempts)
+        if not refused:
+            other = await self._sent(self._outside, clip, options)
+            if other.error is None:
+                return replace(other, attempts=local.attempts + other.attempts)
+        if unheard:
+            # There is only here left: as patiently as for a clip that may not go outside.
+            return (await self._loaded_locally(clip, options))[0]
+        return local  # where both fail, the first failure says what is wrong here
 
     async def _sent(self, outside: Clips, clip: DecodedClip, options: DescribeOptions) -> ClipOutcome:
         with self._load.sending():
             # It tries again by itself.
             outcome = await outside.describe(clip, replace(options, retry=_ONCE))
-        if outcome.error is not None:
+        if outcome.error is not None and outcome.error.code != BudgetExceeded.code:  # that is one owner's, not all's
             self._load.failed_outside()
         return outcome
 
-    async def _locally_or_gone(self, clip: DecodedClip, options: DescribeOptions) -> ClipOutcome:
-        """Leave a line that does not move: others have found out that nobody serves it."""
+    async def _briefly(self, clip: DecodedClip, options: DescribeOptions) -> tuple[ClipOutcome, bool]:
+        """Leave a line that does not move; return the outcome, and whether the clip has only not been heard yet."""
         if self._load.gone.is_set():  # this one is to find out whether that is still so
             return await self._loaded_locally(clip, options)
         asking = asyncio.create_task(self._loaded_locally(clip, options))
@@ -116,27 +126,27 @@ class Ways:
             await asyncio.wait({asking, gone}, return_when=asyncio.FIRST_COMPLETED)
             if asking.done():
                 return asking.result()
-            return failed(clip, ReplicaLost("expected an answer of the local model, which answers nobody, got none"))
+            left = ReplicaLost("expected an answer of the local model, which answers nobody, got none")
+            return failed(clip, left), True
         finally:
             for task in (asking, gone):
                 task.cancel()
             await asyncio.gather(asking, gone, return_exceptions=True)
 
-    async def _loaded_locally(self, clip: DecodedClip, options: DescribeOptions) -> ClipOutcome:
+    async def _loaded_locally(self, clip: DecodedClip, options: DescribeOptions) -> tuple[ClipOutcome, bool]:
         try:
             return await self._locally(clip, options)
         except ModelLoadFailed as error:
-            return failed(clip, error)
+            return failed(clip, error), False
 
-    async def _locally(self, clip: DecodedClip, options: DescribeOptions) -> ClipOutcome:
-        if clip.frames is None:
-            return await self._local.describe(clip, options)
+    async def _locally(self, clip: DecodedClip, options: DescribeOptions) -> tuple[ClipOutcome, bool]:
         answers = self._line.answers
         with self._load.asking() as answered:
             try:
                 outcome = await self._local.describe(clip, options)
             except ModelLoadFailed:
-                answered(False)
+                answered(self._line.answers > answers)
                 raise
-            answered(outcome.error is None or self._line.answers > answers)
-        return outcome
+            heard = outcome.error is None or self._line.answers > answers
+            answered(heard)
+        return outcome, not heard and outcome.error is not None and outcome.error.code != PoisonClip.code

@@ -18,6 +18,8 @@ logger = logging.getLogger("ray.serve.vidray.runner")
 
 _HALF_LIFE_S = 30.0
 """What was measured so long ago counts half."""
+_KNOWN_AFTER_S = 5.0
+"""Seconds of answers before the pace is known."""
 
 
 class Load:
@@ -37,6 +39,7 @@ class Load:
         self._clock = clock
         self._answers = 0.0
         self._busy_s = 0.0
+        self._at_work = False
         self._seen_s = clock()
         self._hold_until_s = clock()
         self._probe_at_s = clock()
@@ -52,9 +55,12 @@ class Load:
 
     @property
     def clips_per_s(self) -> float:
-        """The model's pace while it had work, 0 before its first answer."""
+        """The model's pace while it had work, 0 until it is known.
+
+        What passes before the first answer, while weights are loaded or a replica starts, is no work.
+        """
         self._advance()
-        return self._answers / self._busy_s if self._busy_s > 0 else 0.0
+        return self._answers / self._busy_s if self._busy_s >= _KNOWN_AFTER_S else 0.0
 
     @contextmanager
     def waiting(self, clips: int) -> Iterator[Callable[[], None]]:
@@ -83,6 +89,7 @@ class Load:
         finally:
             self._advance()
             self.asked -= 1
+            self._at_work = self._at_work and self.asked > 0
 
     @contextmanager
     def sending(self) -> Iterator[None]:
@@ -119,7 +126,7 @@ class Load:
     def _look_at_queue(self) -> None:
         factor = self._settings.burst_factor
         capacity = self.clips_per_s * self._settings.burst_wait_s
-        if factor is None or not capacity:
+        if factor is None or not capacity or self.gone.is_set():
             return
         if not self.bursting and self.queued > factor * capacity:
             self.bursting = True
@@ -134,19 +141,23 @@ class Load:
     def _answered(self, answered: bool) -> None:
         self._advance()
         if answered:
-            self._answers += 1
             if self.gone.is_set():
                 self.gone.clear()
+                self._answers = self._busy_s = 0.0
                 logger.info("local model answers again", extra={"model": self._model})
+            if self._at_work:
+                self._answers += 1
+            self._at_work = True
         elif not self.gone.is_set():
             self.gone.set()
+            self._at_work = False
             self._probe_at_s = self._clock()
             logger.warning("local model answers nobody", extra={"model": self._model})
 
     def _advance(self) -> None:
         now_s = self._clock()
         passed_s, self._seen_s = now_s - self._seen_s, now_s
-        if self.asked:
+        if self._at_work:
             keep = 0.5 ** (passed_s / _HALF_LIFE_S)
             self._answers *= keep
             self._busy_s = self._busy_s * keep + passed_s

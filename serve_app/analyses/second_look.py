@@ -19,6 +19,8 @@ from serve_app.analyses.video_source import source_of
 _AT_ONCE = 2
 """Looks, each of which decodes."""
 _MOST_CLIPS = 8
+_CLIP_DEADLINE_S = 60.0
+"""Without any answer; whoever asked has gone by then."""
 
 
 class SecondLook:
@@ -48,7 +50,7 @@ class SecondLook:
         chosen = [planned[index] for index in sorted(set(clips))[:_MOST_CLIPS]]
         size = info.frame_spec.target_size(request.video.width, request.video.height)
         runs = split_runs(analysis_id, source_of(request, self._store), chosen, size, request.options.decoder)
-        options = DescribeOptions(question, request.options.generation)
+        options = DescribeOptions(question, request.options.generation, deadline_s=_CLIP_DEADLINE_S)
         asked = Clips(describer)
         seen: dict[int, str] = {}
 

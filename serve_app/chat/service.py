@@ -34,6 +34,8 @@ logger = logging.getLogger("ray.serve.vidray.gateway")
 
 MAX_ANALYSES = 8
 """Most analyses in one chat."""
+_MOST_ASKED_CHARS = 4000
+"""Of a turn, its last ones, that are searched for: whatever else was pasted into it."""
 _MEANT = 2
 """A user's latest turns, whose meaning is searched for."""
 Look = Callable[[Principal, str, Sequence[int], str], Awaitable[dict[int, str]]]
@@ -114,7 +116,9 @@ class Chats:
         covered = [_covered_line(view, label) for view, label in zip(views, _labels(len(views)), strict=True)]
         seen: list[Passage] = []
         if only_times:
-            seen, failed = await self._seen_again(principal, only_times, without_times(asked.turns[-1].text))
+            seen, failed = await self._seen_again(
+                principal, only_times, without_times(asked.turns[-1].text[-_MOST_ASKED_CHARS:])
+            )
             covered += [failed] if failed else []
         request = ChatRequest(
             asked.turns, asked.analysis_ids, (*seen, *passages), " ".join(filter(None, covered)), asked.options
@@ -131,9 +135,11 @@ class Chats:
 
         What asks for the whole is told the summary, and a model that `writes` is told it in any case.
         """
-        questions = [turn.text for turn in turns if turn.by == "user"]
-        vector = await self._vector(principal, views, questions)
+        if not views:
+            return (), []
+        questions = [turn.text[-_MOST_ASKED_CHARS:] for turn in turns if turn.by == "user"]
         whole = asks_for_all(questions)
+        vector = None if whole else await self._vector(principal, views, questions)
         found: list[tuple[Found, Passage]] = []
         told: list[Passage] = []
         for view, label in zip(views, _labels(len(views)), strict=True):
@@ -153,19 +159,20 @@ class Chats:
                 place = mark(said.start_s, said.end_s, label)
                 told.append(Passage(place, analysis_id, said.clip, said.start_s, said.end_s, said.text))
         found.sort(key=lambda pair: -pair[0].score)
-        passages = tuple(passage for _, passage in found[:MOST])
-        fits_by_words = whole or any(one.by_words for one, _ in found)
-        return (*passages, *told), [] if fits_by_words else list(passages)
+        best = found[:MOST]
+        fits_by_words = whole or any(one.by_words for one, _ in best)
+        only_times = [] if fits_by_words else [passage for one, passage in best if one.by_time]
+        return (*(passage for _, passage in best), *told), only_times
 
     async def _vector(
         self, principal: Principal, views: Sequence[View], questions: Sequence[str]
     ) -> npt.NDArray[np.float32] | None:
         """Return the vector of what the user asks, None where not all that it is about may be told to the embedder."""
-        if self._vectors is None or not views:
+        if self._vectors is None:
             return None
         if not all(self._vectors.may_see(allow_cloud=view.request.options.allow_cloud) for view in views):
             return None
-        return await self._vectors.of_question(principal, "\n".join(questions[-_MEANT:]))
+        return await self._vectors.of_question(principal, "\n".join(reversed(questions[-_MEANT:])))
 
     async def _seen_again(
         self, principal: Principal, passages: Sequence[Passage], question: str
@@ -177,18 +184,26 @@ class Chats:
         clips: dict[str, list[int]] = {}
         for one in chosen:
             clips.setdefault(one.analysis_id, []).append(one.clip)
-        try:
-            async with asyncio.timeout(self._second_look.deadline_s):
-                looks = await asyncio.gather(*(self._look(principal, *one, question) for one in clips.items()))
-        except (AppError, TimeoutError) as error:
-            logger.warning("no second look", exc_info=error, extra={"analyses": sorted(clips)})
-            return [], "The frames could not be looked at again."
-        answers = dict(zip(clips, looks, strict=True))
-        return [
+        looking = (self._looked(self._look, principal, *one, question) for one in clips.items())
+        answers = dict(zip(clips, await asyncio.gather(*looking), strict=True))
+        seen = [
             replace(one, text=f"(looked at again) {answers[one.analysis_id][one.clip]}")
             for one in chosen
             if one.clip in answers[one.analysis_id]
-        ], ""
+        ]
+        return seen, "" if len(seen) == len(chosen) else "Not all frames could be looked at again."
+
+    async def _looked(
+        self, look: Look, principal: Principal, analysis_id: str, clips: Sequence[int], question: str
+    ) -> dict[int, str]:
+        """Return the answers by clip, none where that fails or takes too long."""
+        assert self._second_look is not None
+        try:
+            async with asyncio.timeout(self._second_look.deadline_s):
+                return await look(principal, analysis_id, clips, question)
+        except (AppError, TimeoutError) as error:
+            logger.warning("no second look", exc_info=error, extra={"analysis_id": analysis_id})
+            return {}
 
     async def _pieces(
         self, principal: Principal, answer: Answer, request: ChatRequest, provider: Provider

@@ -1,4 +1,4 @@
-"""The vectors of what was seen, kept with its analysis, so that nobody pays twice for them.
+"""The vectors of what was seen, kept with its analysis, so that no start of a gateway costs them again.
 
 owners/{owner}/analyses/{analysis_id}/vectors/{the embedding model's key}/{id}.npz
 """
@@ -15,11 +15,12 @@ import numpy.typing as npt
 from obstore.store import ObjectStore
 
 from deployments.chat.contracts import Embedder
-from deployments.errors import AppError
+from deployments.errors import AppError, BudgetExceeded, StorageFailed, UpstreamRefused
 from pipelines import store as objects
 from pipelines.ids import new_id
 from serve_app.chat.budget import Budget
 from serve_app.principal import Principal
+from serve_app.to_the_end import to_the_end
 
 logger = logging.getLogger("ray.serve.vidray.gateway")
 
@@ -39,7 +40,7 @@ class Vectors:
         self._embedder = embedder
         self._budget = budget
         self._texts_per_call = texts_per_call
-        self._key = hashlib.sha256(embedder.model.encode()).hexdigest()[:16]
+        self._key = hashlib.sha256(embedder.name.encode()).hexdigest()[:16]
         self._hold_until_s = time.monotonic()
 
     def may_see(self, *, allow_cloud: bool) -> bool:
@@ -47,11 +48,15 @@ class Vectors:
         return allow_cloud or not self._embedder.leaves_premises
 
     async def of_question(self, principal: Principal, question: str) -> npt.NDArray[np.float32] | None:
-        """Return the question's vector (D,), None where there is none to be had."""
-        if time.monotonic() < self._hold_until_s:
+        """Return the question's vector (D,), None where there is none to be had. Raises StorageFailed."""
+        if not question.strip() or time.monotonic() < self._hold_until_s:
             return None
         try:
-            vectors = await self._embedded(principal, [question])
+            vectors = await to_the_end(self._embedded(principal, [question]))
+        except StorageFailed:
+            raise
+        except UpstreamRefused:
+            return None  # this one question: others may be taken
         except AppError as error:
             self._failed(error)
             return None
@@ -74,7 +79,7 @@ class Vectors:
 
         Where the embedder fails, those that there are stand. Raises StorageFailed.
         """
-        missing = [clip for clip in sorted(texts) if clip not in known]
+        missing = [clip for clip in sorted(texts) if clip not in known and texts[clip].strip()]
         if not missing or time.monotonic() < self._hold_until_s:
             return False
         calls = [missing[at : at + self._texts_per_call] for at in range(0, len(missing), self._texts_per_call)]
@@ -85,20 +90,27 @@ class Vectors:
                 if time.monotonic() < self._hold_until_s:
                     return
                 try:
-                    vectors = await self._embedded(principal, [texts[clip] for clip in clips])
+                    # What is paid is recorded and kept, also when whoever asked has gone.
+                    known.update(await to_the_end(self._made(principal, analysis_id, clips, texts)))
+                except StorageFailed:
+                    raise
                 except AppError as error:
                     self._failed(error)
-                    return
-            halves = vectors.astype(np.float16)
-            content = io.BytesIO()
-            np.savez(content, clips=np.array(clips, np.int64), vectors=halves)
-            path = f"{self._below(principal, analysis_id)}/{new_id('vec')}.npz"
-            await objects.create(self._store, path, content.getvalue())
-            known.update(zip(clips, halves, strict=True))
 
         before = len(known)
         await asyncio.gather(*map(make, calls))
         return len(known) > before
+
+    async def _made(
+        self, principal: Principal, analysis_id: str, clips: Sequence[int], texts: Mapping[int, str]
+    ) -> dict[int, Vector]:
+        vectors = await self._embedded(principal, [texts[clip] for clip in clips])
+        halves = vectors.astype(np.float16)
+        content = io.BytesIO()
+        np.savez(content, clips=np.array(clips, np.int64), vectors=halves)
+        path = f"{self._below(principal, analysis_id)}/{new_id('vec')}.npz"
+        await objects.create(self._store, path, content.getvalue())
+        return dict(zip(clips, halves, strict=True))
 
     async def _embedded(self, principal: Principal, texts: Sequence[str]) -> npt.NDArray[np.float32]:
         await self._budget.require(principal)
@@ -107,7 +119,8 @@ class Vectors:
         return embedded.vectors
 
     def _failed(self, error: AppError) -> None:
-        self._hold_until_s = time.monotonic() + _PAUSE_S
+        if not isinstance(error, BudgetExceeded):  # that is one owner's, not all's
+            self._hold_until_s = time.monotonic() + _PAUSE_S
         logger.warning("captions are found by words alone", extra={"reason": error.code})
 
     def _below(self, principal: Principal, analysis_id: str) -> str:

@@ -1,7 +1,7 @@
 """Questions in other words than the captions: found by meaning where the embedder may be told, over real HTTP."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -14,7 +14,8 @@ from deployments.chat.extractive import NAME, Extractive
 from deployments.chat.keys import Keys
 from deployments.chat.settings import ChatSettings, EmbeddingSettings, Upstream
 from pipelines.store import sizes_below
-from serve_app.principal import LOCAL
+from serve_app.chat.service import Look
+from serve_app.principal import LOCAL, Principal
 from tests.app.fakes import FakeServices
 from tests.app.made_up import Analysis, clip_data
 from tests.app.test_chat import ask, content, http, services, store
@@ -33,11 +34,13 @@ def stub() -> Iterator[Stub]:
         yield one
 
 
-def search_by(services: FakeServices, stub: Stub, *, leaves_premises: bool = True, **settings: Any) -> None:
+def search_by(
+    services: FakeServices, stub: Stub, *, leaves_premises: bool = True, look: Look | None = None, **settings: Any
+) -> None:
     upstream = Upstream(model="openai/stub", api_base=stub.url)
     embeddings = EmbeddingSettings(upstream=upstream, leaves_premises=leaves_premises, texts_per_call=3)
     chat = ChatSettings(embeddings=embeddings, **settings)
-    services.talk_by({NAME: Extractive()}, chat, embedder=LitellmEmbedder(embeddings, Keys()))
+    services.talk_by({NAME: Extractive()}, chat, look, LitellmEmbedder(embeddings, Keys()))
 
 
 def described(store: ObjectStore, *, allow_cloud: bool) -> Analysis:
@@ -126,3 +129,33 @@ def test_vectors_count_in_the_owners_day_and_go_with_the_analysis(
     assert (answer.status_code, answer.json()["error"]["code"]) == (429, "budget_exceeded")
     below = f"owners/{LOCAL.owner}/analyses/{one.id}"
     assert any("/vectors/" in path for path in asyncio.run(sizes_below(store, below)))
+
+
+def test_what_is_found_by_meaning_alone_names_no_moment_and_is_not_looked_at_again(
+    services: FakeServices, http: TestClient, store: ObjectStore, stub: Stub
+) -> None:
+    looked: list[str] = []
+
+    async def look(principal: Principal, analysis_id: str, clips: Sequence[int], question: str) -> dict[int, str]:
+        looked.append(question)
+        return {}
+
+    search_by(services, stub, look=look)
+    one = described(store, allow_cloud=True)
+    ask(http, QUESTION, analysis_id=one.id)
+    ask(http, "any automobile at 3:10", analysis_id=one.id)
+    assert looked == [], "nothing is described there yet"
+    ask(http, "any bicycle at 0:05", analysis_id=one.id)
+    assert looked == ["any bicycle"]
+
+
+def test_an_empty_question_and_one_that_is_refused_leave_the_embedder_to_others(
+    services: FakeServices, http: TestClient, store: ObjectStore, stub: Stub
+) -> None:
+    search_by(services, stub)
+    one = described(store, allow_cloud=True)
+    ask(http, " ", analysis_id=one.id)
+    assert sorted(texts_sent(stub)) == sorted(TEXTS)
+    stub.faults = [Fault(status=400)]
+    ask(http, "refused", analysis_id=one.id)
+    assert content(ask(http, QUESTION, analysis_id=one.id)).startswith("[0:00-0:10] A red car turns.")

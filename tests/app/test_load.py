@@ -110,6 +110,35 @@ def test_a_failure_outside_holds_the_burst(clock: Clock) -> None:
         assert load.goes_outside()
 
 
+def test_the_time_that_weights_take_to_load_is_no_pace(clock: Clock) -> None:
+    load = load_of(clock)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(load.waiting(35))  # no reason for a burst at 2 clips/s
+        for _ in range(IN_FLIGHT // 2):
+            stack.enter_context(load.asking())
+        clock.s += 50.0
+        for _ in range(20):
+            with load.asking() as answered:
+                answered(True)
+                assert not load.goes_outside()
+            clock.s += 0.5
+        assert load.clips_per_s == pytest.approx(2.0, rel=0.15)
+
+
+def test_the_time_without_a_model_is_no_pace(clock: Clock) -> None:
+    load = load_of(clock)
+    with contextlib.ExitStack() as stack:
+        busy(load, clock, stack)
+        stack.enter_context(load.waiting(35))
+        with load.asking() as answered:
+            answered(False)
+        clock.s += 120.0
+        with load.asking() as answered:
+            answered(True)
+        assert not load.gone.is_set()
+        assert (load.clips_per_s, load.bursts) == (0.0, 0), "it is measured anew"
+
+
 def test_without_a_factor_there_is_no_burst(clock: Clock) -> None:
     load = load_of(clock, burst_factor=None)
     with contextlib.ExitStack() as stack:

@@ -2,6 +2,8 @@
 
 import asyncio
 import inspect
+from collections.abc import Generator
+from typing import Any
 
 import pytest
 import ray.exceptions
@@ -10,7 +12,7 @@ from ray.exceptions import RayTaskError, WorkerCrashedError
 from ray.serve.exceptions import BackPressureError, RayServeException
 
 from deployments.errors import ClipRejected, Overloaded, ReplicaLost
-from deployments.ray_errors import CANCELLED, LOST, translate
+from deployments.ray_errors import CANCELLED, LOST, answer_of, translate
 
 # Raised by misuse of Ray, or by parts of it that are not used here: they must surface as the bugs they are.
 BUGS = {
@@ -69,3 +71,32 @@ def test_a_full_queue_is_backpressure_and_a_cancelled_call_is_cancelled() -> Non
     assert isinstance(translate(BackPressureError(1, 1)), Overloaded)
     assert isinstance(translate(ray.exceptions.TaskCancelledError()), asyncio.CancelledError)
     assert isinstance(translate(RayTaskError("f", "trace", BackPressureError(1, 1))), Overloaded)
+
+
+class Call:
+    """A Serve handle's response that never comes, or is cancelled on the other side."""
+
+    def __init__(self, *, lost: bool = False) -> None:
+        self.lost = lost
+        self.cancelled = False
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        if self.lost:
+            raise asyncio.CancelledError
+        return asyncio.Event().wait().__await__()
+
+    def cancel(self) -> None:
+        self.cancelled = True
+
+
+def test_a_call_that_the_other_side_cancelled_is_lost_and_one_that_we_cancel_is_cancelled_there() -> None:
+    async def scenario() -> None:
+        with pytest.raises(ReplicaLost):
+            await answer_of(Call(lost=True))
+        call = Call()
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.01):
+                await answer_of(call)
+        assert call.cancelled
+
+    asyncio.run(scenario())

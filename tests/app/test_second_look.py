@@ -107,8 +107,37 @@ def test_without_a_second_look_the_captions_answer_and_it_is_said(
     look_by(services, looker, deadline_s=0.1)
     completion = ask(http, CLOCK, analysis_id=one)
     assert content(completion).startswith("[0:10-0:20] A blue circle stays still.")
-    assert content(completion).endswith("The frames could not be looked at again.")
+    assert content(completion).endswith("Not all frames could be looked at again.")
     assert completion["looked_again"] == []
+
+
+class Half(Looker):
+    """Cannot look at the video of the analysis `gone`."""
+
+    gone: str
+
+    async def look(self, principal: Principal, analysis_id: str, clips: Sequence[int], question: str) -> dict[int, str]:
+        if analysis_id == self.gone:
+            raise SourceNotFound("no video any more")
+        return await super().look(principal, analysis_id, clips, question)
+
+
+def test_one_video_that_cannot_be_looked_at_takes_nothing_from_the_other(
+    services: FakeServices, http: TestClient, store: ObjectStore, one: str
+) -> None:
+    async def another() -> str:
+        analysis = Analysis(store, 3, owner=LOCAL.owner)
+        await analysis.submit()
+        await analysis.begin()
+        await analysis.append(("clip", clip_data(1, text="A yellow bird sings.")))
+        return analysis.id
+
+    looker = Half()
+    looker.gone = asyncio.run(another())
+    look_by(services, looker)
+    completion = ask(http, CLOCK, analysis_id=[one, looker.gone])
+    assert "[A 0:10-0:20] (looked at again) 09:41" in content(completion)
+    assert content(completion).endswith("Not all frames could be looked at again.")
 
 
 def test_it_can_be_switched_off(services: FakeServices, http: TestClient, one: str) -> None:

@@ -1,6 +1,7 @@
 """Many clips at once between a local model and one outside: where they go, and that each has one outcome."""
 
 import asyncio
+import time
 from collections import Counter
 
 import numpy as np
@@ -26,16 +27,17 @@ CLIP_S = 0.01
 
 
 class Local:
-    """Describes one clip after the other; `dead`, it loses every replica that it is given."""
+    """Describes one clip after the other; `dead`, it loses every replica that it is given; `poison` costs it one."""
 
-    def __init__(self, *, dead: bool = False) -> None:
+    def __init__(self, *, dead: bool = False, poison: float | None = None) -> None:
         self.dead = dead
+        self.poison = poison
         self.asked = 0
         self._one = asyncio.Lock()
 
     async def describe(self, request: DescribeRequest) -> Caption:
         self.asked += 1
-        if self.dead:
+        if self.dead or request.frames.pts_s[0] == self.poison:
             await asyncio.sleep(CLIP_S)
             raise ReplicaLost("expected an answer, got a killed replica")
         async with self._one:
@@ -78,9 +80,11 @@ def described(local: Local, outside: Outside | None, load: Load, patience_s: flo
     return asyncio.run(all_of_them())
 
 
-def load_of(wait_s: float, patience_s: float = 30.0) -> Load:
+def load_of(wait_s: float) -> Load:
+    """Return the load of a model on a clock that runs 50 times as fast: it describes 2 clips a second."""
     by = LitellmSettings(provider="litellm", upstreams=(Upstream(model="openai/stub"),))
-    return Load("sim", CloudVisionSettings(by=by, burst_wait_s=wait_s, local_patience_s=patience_s), IN_FLIGHT)
+    settings = CloudVisionSettings(by=by, burst_wait_s=wait_s, local_patience_s=900.0)
+    return Load("sim", settings, IN_FLIGHT, lambda: 50 * time.monotonic())
 
 
 def by_server(outcomes: list[ClipOutcome]) -> Counter[str]:
@@ -89,21 +93,22 @@ def by_server(outcomes: list[ClipOutcome]) -> Counter[str]:
 
 
 def test_a_long_queue_is_shared_and_its_end_is_local_again() -> None:
-    local, outside, load = Local(), Outside(), load_of(wait_s=20 * CLIP_S)
+    local, outside, load = Local(), Outside(), load_of(wait_s=10.0)
     served = by_server(described(local, outside, load))
     assert set(served) == {"local", "cloud:x"}
     assert served["cloud:x"] >= 20
     assert served["local"] >= 20
-    assert (load.bursts, load.bursting, load.queued, load.asked, load.outside) == (1, False, 0, 0, 0)
+    assert load.bursts >= 1
+    assert (load.bursting, load.queued, load.asked, load.outside) == (False, 0, 0, 0)
 
 
 def test_a_long_queue_stays_where_it_must() -> None:
-    local, load = Local(), load_of(wait_s=20 * CLIP_S)
+    local, load = Local(), load_of(wait_s=10.0)
     assert by_server(described(local, None, load)) == {"local": CLIPS}
 
 
 def test_a_burst_that_nobody_takes_loses_no_clip_and_asks_once_a_place() -> None:
-    local, outside, load = Local(), Outside(broken=True), load_of(wait_s=20 * CLIP_S)
+    local, outside, load = Local(), Outside(broken=True), load_of(wait_s=10.0)
     assert by_server(described(local, outside, load)) == {"local": CLIPS}
     assert outside.asked <= 8
 
@@ -120,3 +125,24 @@ def test_with_nobody_here_and_nobody_there_each_clip_is_a_row() -> None:
     served = by_server(described(local, outside, load))
     assert set(served) <= {"poison_clip", "replica_lost"}
     assert served.total() == CLIPS
+
+
+def test_a_clip_that_kills_its_replicas_costs_no_other_one_its_caption_where_nobody_outside_answers() -> None:
+    local, outside, load = Local(poison=0.0), Outside(broken=True), load_of(wait_s=60.0)
+    local_alone = by_server(described(Local(poison=0.0), None, load_of(wait_s=60.0)))
+    assert by_server(described(local, outside, load)) == local_alone == {"local": CLIPS - 1, "poison_clip": 1}
+
+
+class Slow(Local):
+    """Poison fails quickly, all others take longer than all of its attempts."""
+
+    async def describe(self, request: DescribeRequest) -> Caption:
+        if request.frames.pts_s[0] != self.poison:
+            await asyncio.sleep(30 * CLIP_S)
+        return await super().describe(request)
+
+
+def test_clips_that_left_a_line_that_only_seemed_dead_come_back_to_it_where_nobody_outside_answers() -> None:
+    local, outside, load = Slow(poison=0.0), Outside(broken=True), load_of(wait_s=60.0)
+    assert by_server(described(local, outside, load)) == {"local": CLIPS - 1, "poison_clip": 1}
+    assert outside.asked >= IN_FLIGHT, "it seemed dead"

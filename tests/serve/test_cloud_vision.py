@@ -57,7 +57,7 @@ class House:
 def house(cluster: Cluster, sample: Path) -> Iterator[House]:
     """An app whose local model fails five clips, with a model outside, vectors from there, and a chat model here."""
     with stub_upstream(text="Seen from outside.") as stub:
-        config = simulated_config(failures=[{"kind": "final", "start_s": 10.0, "end_s": 20.0}])
+        config = simulated_config(fixed_s=0.5, failures=[{"kind": "final", "start_s": 10.0, "end_s": 20.0}])
         upstream = {"model": "openai/stub", "api_base": stub.url}
         config["applications"][0]["args"] |= {
             "cloud_vision": {"by": {"provider": "litellm", "upstreams": [upstream]}, "local_patience_s": 5.0},

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from deployments.contracts import Caption, EngineRequest, FinishReason, GenerationOptions
+from deployments.contracts import Caption, DescribeRequest, EngineRequest, FinishReason, GenerationOptions, TextRequest
 from deployments.errors import ClipRejected, EngineFailed, ModelLoadFailed
 from deployments.native_heap import keep_large_blocks
 from deployments.settings import VisionSettings
@@ -99,7 +99,12 @@ class TransformersEngine:
 
 
 def _groups(requests: Sequence[EngineRequest]) -> list[list[int]]:
-    """Return the places of the requests that may share a call: all greedy ones together, each sampled one alone."""
-    greedy = [place for place, request in enumerate(requests) if request.options.temperature == 0]
-    sampled = [[place] for place, request in enumerate(requests) if request.options.temperature > 0]
-    return ([greedy] if greedy else []) + sampled
+    """Return the places of the requests that may share a call: greedy clips, greedy texts; each sampled one is alone.
+
+    A chat may be long and have a long answer, which no clip is to be padded for or wait for.
+    """
+    groups: list[list[int]] = []
+    for kind in (DescribeRequest, TextRequest):
+        greedy = [at for at, one in enumerate(requests) if isinstance(one, kind) and one.options.temperature == 0]
+        groups += [greedy] if greedy else []
+    return groups + [[at] for at, one in enumerate(requests) if one.options.temperature > 0]

@@ -17,7 +17,7 @@ from deployments.vision.demo.drawing import render
 from deployments.vision.demo.sample import SCENES
 from deployments.vision.prompts import DEFAULT_PROMPT
 from deployments.vision.qwen.encode import VIDEO_TOKEN, encode
-from deployments.vision.qwen.engine import TransformersEngine
+from deployments.vision.qwen.engine import TransformersEngine, _groups
 from deployments.vision.qwen.load import load_checkpoint
 
 CPU = VisionSettings(checkpoint="demo", dtype="fp32", device="cpu")
@@ -162,6 +162,11 @@ def test_a_conversation_without_pixels_is_gone_on_with_alone_and_among_clips(eng
     assert (among.text, among.prompt_tokens) == (alone.text, alone.prompt_tokens)
     assert clip.text == engine.describe([request(0)])[0].text
     assert alone.prompt_tokens < 60
+
+
+def test_no_clip_is_padded_for_a_chat_or_waits_for_its_answer() -> None:
+    sampled = request(0, temperature=1.0)
+    assert _groups([request(0), TALK, sampled, request(1), TALK]) == [[0, 3], [1, 4], [2]]
 
 
 def test_what_anybody_says_in_a_conversation_is_text() -> None:

@@ -1,5 +1,7 @@
 """The times that questions name."""
 
+import time
+
 import pytest
 
 from pipelines.moments import moments, without_times
@@ -54,3 +56,18 @@ def test_a_question_s_times_are_found(question: str, ranges: list[tuple[float, f
 )
 def test_a_question_can_be_put_without_its_times(question: str, left: str) -> None:
     assert without_times(question) == left
+
+
+@pytest.mark.parametrize(
+    "text", ["1" * 4000, "at " + "1" * 4000, "0:" * 2000, "after " * 700, "1 " * 2000, "minute " * 600]
+)
+def test_whatever_is_pasted_into_a_question_is_read_quickly(text: str) -> None:
+    begun_s = time.perf_counter()
+    moments(text, DURATION_S)
+    without_times(text)
+    assert time.perf_counter() - begun_s < 0.5
+
+
+def test_numbers_that_are_no_times_are_no_error() -> None:
+    assert moments("minute " + "9" * 5000, DURATION_S) == []
+    assert moments("at " + "9" * 400 + " seconds", DURATION_S) == []

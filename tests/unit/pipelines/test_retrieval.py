@@ -110,8 +110,34 @@ def test_clips_without_a_vector_are_found_by_their_words() -> None:
         (["When does the dog bark?"], False),
         (["What happens?", "And then?"], True),
         (["0:12?"], False),
+        (["Is there a key?"], False),
+        (["Can you see the watch?"], False),
+        (["What happens in clip 12?"], False),
+        (["What does \u732b do?"], False),
         ([""], False),
     ],
 )
 def test_a_question_without_a_word_of_its_own_is_about_the_whole(questions: list[str], whole: bool) -> None:
     assert asks_for_all(questions) is whole
+
+
+def test_only_clips_that_are_near_count_as_near() -> None:
+    some = Retriever(ENTRIES, 50.0, {1: VECTORS[1]})
+    assert [one.entry.clip for one in some.find(["a sphere"], vector=meanings(0, 1, 0))] == [1]
+
+
+def test_vectors_of_another_model_leave_the_words() -> None:
+    other = Retriever(ENTRIES, 50.0, {0: np.ones(7, np.float16), **{at: VECTORS[at] for at in (1, 2)}})
+    assert [one.entry.clip for one in other.find(["a sphere"], vector=meanings(0, 1, 0))] == [1]
+    assert [one.entry.clip for one in other.find(["star"], vector=np.ones(5, np.float32))] == [0]
+
+
+def test_scores_of_videos_with_and_without_vectors_can_be_sorted_together() -> None:
+    [best, *_] = HYBRID.find(["red star"], vector=meanings(1, 0, 0))
+    [other, *_] = Retriever([Entry(0, 0.0, 1.0, "red wine " * 20)], 1.0).find(["red star"], vector=meanings(1, 0, 0))
+    assert best.score > other.score
+
+
+def test_what_an_earlier_question_was_about_is_no_word_of_this_one() -> None:
+    [found] = TIMELINE.find(["Where is the red star?", "What does the clock say at 0:05?"])
+    assert (found.by_words, found.by_time) == (False, True)
