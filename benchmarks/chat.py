@@ -104,11 +104,7 @@ def _described(service: Service, film: Film) -> dict[str, Any]:
     options = {"clip_duration_s": film.form.scene_s, "frames_per_clip": film.form.frames}
     body = {"file_id": service.upload(film.path)} | options
     here = f"/v1/analyses/{service.ask('POST', '/v1/analyses', json=body)['id']}"
-    give_up_s = time.monotonic() + _DEADLINE_S
-    while (now := service.ask("GET", here))["state"] not in ("completed", "partial", "failed"):
-        if time.monotonic() > give_up_s:
-            raise RuntimeError(f"expected an analysis that ends within {_DEADLINE_S:g} s, got {now['progress']}")
-        time.sleep(0.5)
+    service.finished(here, deadline_s=_DEADLINE_S)
     result: dict[str, Any] = service.ask("GET", f"{here}/result")
     return result
 

@@ -9,7 +9,6 @@ fallback   Every replica of the local model is killed as soon as there is one, f
 import argparse
 import contextlib
 import tempfile
-import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -22,6 +21,7 @@ import psutil
 
 from benchmarks.films import write_film
 from benchmarks.process_memory import roles
+from benchmarks.repeating import repeating
 from benchmarks.results_file import Bar, table, write_result
 from benchmarks.service import MODEL, Service, running, simulated_args
 from benchmarks.stub_upstream import Stub, stub_upstream
@@ -78,11 +78,7 @@ def describe(service: Service, stub: Stub, file_id: str, prompt: str, **options:
     asked = len(stub.asked)
     body = {"file_id": file_id, "clip_duration_s": CLIP_S, "frames_per_clip": 2, "prompt": prompt, **options}
     here = f"/v1/analyses/{service.ask('POST', '/v1/analyses', json=body)['id']}"
-    give_up_s = time.monotonic() + _DEADLINE_S
-    while (now := service.ask("GET", here))["finished_at"] is None:
-        if time.monotonic() > give_up_s:
-            raise RuntimeError(f"expected an analysis that ends within {_DEADLINE_S:g} s, got {now['progress']}")
-        time.sleep(0.1)
+    now = service.finished(here, deadline_s=_DEADLINE_S)
     took_s = now["finished_at"] - now["started_at"]
     return Described(service.ask("GET", f"{here}/result"), took_s, len(stub.asked) - asked)
 
@@ -97,26 +93,18 @@ def bursts(service: Service) -> float:
 @contextlib.contextmanager
 def no_replica(service: Service) -> Iterator[list[int]]:
     """Kill every replica of the local model as soon as it is there; give the pids of those that were."""
-    over = threading.Event()
     killed: list[int] = []
 
     def kill() -> None:
         assert service.process is not None
-        while not over.is_set():
-            for pid, role in roles(service.process.pid):
-                if role == f"replica vision-{MODEL}":
-                    with contextlib.suppress(psutil.NoSuchProcess):
-                        psutil.Process(pid).kill()
-                        killed.append(pid)
-            over.wait(0.1)
+        for pid, role in roles(service.process.pid):
+            if role == f"replica vision-{MODEL}":
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    psutil.Process(pid).kill()
+                    killed.append(pid)
 
-    killer = threading.Thread(target=kill)
-    killer.start()
-    try:
+    with repeating(kill, every_s=0.1):
         yield killed
-    finally:
-        over.set()
-        killer.join()
 
 
 @contextlib.contextmanager

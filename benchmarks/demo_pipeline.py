@@ -1,7 +1,6 @@
 """Ask the demo model about drawn scenes through the whole pipeline: MP4 files, probe, plan, decode, Serve."""
 
 import asyncio
-import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ from deployments.vision.demo.layout import Mix, sample_spec
 from deployments.vision.demo.scenes import SceneSpec
 from deployments.vision.demo.video import write_scenes
 from pipelines.chain import decoded_clips, split_runs
-from pipelines.describe import DescribeOptions, describe_clip
+from pipelines.describe import Clips, DescribeOptions
 from pipelines.outcome import ClipOutcome, DecodedClip
 from pipelines.plan import SamplingOptions, plan_clips
 from pipelines.sandbox import Sandbox
@@ -92,11 +91,11 @@ async def ask(film: Film, prompts: Sequence[Sequence[str]], model: ModelInfo, cl
     sampling = SamplingOptions(clip_duration_s=form.scene_s, frames_per_clip=form.frames)
     clips = plan_clips(source.video, sampling, max_frames=model.max_frames)
     size = model.frame_spec.target_size(source.video.width, source.video.height)
-    room, suspects, rng = asyncio.Semaphore(_IN_FLIGHT_CLIPS), asyncio.Lock(), random.Random(0)
+    room, asked = asyncio.Semaphore(_IN_FLIGHT_CLIPS), Clips(client)
 
     async def describe(clip: DecodedClip, prompt: str) -> str:
         try:
-            outcome = await describe_clip(clip, client, DescribeOptions(prompt), rng, suspects)
+            outcome = await asked.describe(clip, DescribeOptions(prompt))
             return _text(outcome, clip.plan.sample_times_s)
         finally:
             room.release()

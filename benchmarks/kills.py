@@ -110,10 +110,8 @@ def analyse(service: Service, film: Path, role: str | None, kills: int, rng: ran
     with calling(PatientClients(service.url, here, body, service.mark)) as calls:
         if role is not None:
             resumed_s = [_kill(service, role, calls, rng) for _ in range(kills)]
-        while (now := service.ask("GET", here))["finished_at"] is None:
-            if time.monotonic() - begun_s > _DEADLINE_S * (kills + 1):
-                raise RuntimeError(f"expected an analysis that ends, got {now['progress']}")
-            time.sleep(0.2)
+        left_s = begun_s + _DEADLINE_S * (kills + 1) - time.monotonic()
+        now = service.finished(here, deadline_s=left_s)
     took_s = now["finished_at"] - now["created_at"]
     result = service.ask("GET", f"{here}/result")
     return Disturbed(result, service.events(here), service.engine_calls, len(resumed_s), calls, took_s, resumed_s)

@@ -137,6 +137,17 @@ class Service:
         file_id: str = self.ask("POST", "/v1/files", files={"file": (film.name, film.read_bytes())})["id"]
         return file_id
 
+    def finished(self, analysis: str, *, deadline_s: float) -> dict[str, Any]:
+        """Return an analysis (its path) once it is done. Raises RuntimeError after `deadline_s`."""
+        give_up_s = time.monotonic() + deadline_s
+        while True:
+            now: dict[str, Any] = self.ask("GET", analysis)
+            if now["finished_at"] is not None:
+                return now
+            if time.monotonic() > give_up_s:
+                raise RuntimeError(f"expected an analysis that ends within {deadline_s:g} s, got {now['progress']}")
+            time.sleep(0.2)
+
     def events(self, analysis: str) -> list[dict[str, Any]]:
         """Return all events of an analysis (its path) that is done, as it tells them over SSE."""
         text = httpx2.get(f"{self.url}{analysis}/events", timeout=60.0).text

@@ -83,17 +83,18 @@ def test_a_long_moment_is_looked_at_from_its_start_and_not_for_ever(
     assert [clips for _, _, clips, _ in looker.asked] == [[0, 1]]
 
 
+async def another(store: ObjectStore) -> str:
+    analysis = Analysis(store, 3, owner=LOCAL.owner)
+    await analysis.submit()
+    await analysis.begin()
+    await analysis.append(("clip", clip_data(1, text="A yellow bird sings.")))
+    return analysis.id
+
+
 def test_several_videos_are_each_asked_for_their_own(
     services: FakeServices, http: TestClient, store: ObjectStore, one: str
 ) -> None:
-    async def another() -> str:
-        analysis = Analysis(store, 3, owner=LOCAL.owner)
-        await analysis.submit()
-        await analysis.begin()
-        await analysis.append(("clip", clip_data(1, text="A yellow bird sings.")))
-        return analysis.id
-
-    looker, other = Looker(), asyncio.run(another())
+    looker, other = Looker(), asyncio.run(another(store))
     look_by(services, looker)
     completion = ask(http, CLOCK, analysis_id=[one, other])
     assert sorted((asked[1], asked[2]) for asked in looker.asked) == sorted([(one, [1]), (other, [1])])
@@ -125,15 +126,8 @@ class Half(Looker):
 def test_one_video_that_cannot_be_looked_at_takes_nothing_from_the_other(
     services: FakeServices, http: TestClient, store: ObjectStore, one: str
 ) -> None:
-    async def another() -> str:
-        analysis = Analysis(store, 3, owner=LOCAL.owner)
-        await analysis.submit()
-        await analysis.begin()
-        await analysis.append(("clip", clip_data(1, text="A yellow bird sings.")))
-        return analysis.id
-
     looker = Half()
-    looker.gone = asyncio.run(another())
+    looker.gone = asyncio.run(another(store))
     look_by(services, looker)
     completion = ask(http, CLOCK, analysis_id=[one, looker.gone])
     assert "[A 0:10-0:20] (looked at again) 09:41" in content(completion)

@@ -1,7 +1,6 @@
 """What goes outside and what stays, through Serve: clips that the local model fails, questions and their meaning."""
 
 import contextlib
-import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ import pytest
 import ray
 from ray.util.state import list_actors
 
+from benchmarks.repeating import repeating
 from benchmarks.stub_upstream import Stub, stub_upstream
 from tests.ray_cluster import Cluster, simulated_config
 
@@ -119,24 +119,17 @@ def test_meaning_is_searched_for_where_it_may_be_told(house: House) -> None:
 @contextlib.contextmanager
 def no_replica() -> Iterator[list[str]]:
     """Kill every replica of the local model as soon as there is one."""
-    over, killed = threading.Event(), []
+    killed: list[str] = []
 
     def kill() -> None:
-        while not over.is_set():
-            for actor in list_actors(filters=[("state", "=", "ALIVE")], limit=1000):
-                if actor.name and "#vision-sim#" in actor.name:
-                    with contextlib.suppress(ValueError):
-                        ray.kill(ray.get_actor(actor.name, namespace="serve"), no_restart=True)
-                        killed.append(actor.name)
-            over.wait(0.2)
+        for actor in list_actors(filters=[("state", "=", "ALIVE")], limit=1000):
+            if actor.name and "#vision-sim#" in actor.name:
+                with contextlib.suppress(ValueError):
+                    ray.kill(ray.get_actor(actor.name, namespace="serve"), no_restart=True)
+                    killed.append(actor.name)
 
-    killer = threading.Thread(target=kill)
-    killer.start()
-    try:
+    with repeating(kill, every_s=0.2):
         yield killed
-    finally:
-        over.set()
-        killer.join()
 
 
 def test_with_every_replica_killed_for_good_no_clip_is_lost_and_none_goes_outside_that_must_stay(house: House) -> None:
