@@ -44,6 +44,7 @@ _OF_ALL = frozenset((
     "us", "video", "videos", "clip", "clips", "what", "whats", "which", "whole", "you", "your",
 ))  # fmt: skip
 """Words that ask for the whole of a video, not for anything in it."""
+_OF_NO_PART = _OF_ALL | frozenset(STOPWORDS_EN)
 _WORD = re.compile(r"[^\W_]+")
 
 
@@ -75,7 +76,7 @@ class Found:
 def asks_for_all(questions: Sequence[str]) -> bool:
     """Say whether the questions have no word that could be about a part of the video: "What happens in this video?"."""
     words = {word for question in questions for word in _WORD.findall(without_times(question).lower())}
-    return bool(words & _OF_ALL) and words - set(STOPWORDS_EN) <= _OF_ALL
+    return bool(words & _OF_ALL) and words <= _OF_NO_PART
 
 
 class Retriever:

@@ -25,7 +25,8 @@ from deployments.errors import AppError, UpstreamRefused
 
 litellm.telemetry = False
 litellm.suppress_debug_info = True
-litellm.DEFAULT_MAX_RETRIES = 0  # type: ignore[attr-defined]  # of vectors: there it takes a 0 that it is given for none given
+# For vectors it takes a 0 that it is given for nothing given.
+litellm.DEFAULT_MAX_RETRIES = 0  # type: ignore[attr-defined]
 for _name in ("LiteLLM", "LiteLLM Router", "LiteLLM Proxy"):
     # Its lines quote what providers say, and they quote keys. What failed is told by our own.
     logging.getLogger(_name).setLevel(logging.CRITICAL + 1)

@@ -101,7 +101,7 @@ class Load:
             self.outside -= 1
 
     def failed_outside(self) -> None:
-        """Send no more than must go for a while: nobody answers there, or nobody pays."""
+        """Send no more than must go for a while: nobody answers there."""
         self._hold_until_s = self._clock() + self._settings.local_patience_s
 
     def goes_outside(self) -> bool:

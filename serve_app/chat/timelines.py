@@ -18,34 +18,22 @@ from serve_app.principal import Principal
 _KEPT = 16
 """Timelines in memory, those last asked about: one of 12 hours, 4,320 clips of 10 s, takes about 10 MB,
 and with vectors of 1,536 numbers 40 MB."""
-
-
 _PLACES = 4
 """Most of one sentence of a summary."""
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
-    """What a summary says, and one of the clips that it says it of."""
-
-    clip: int
-    start_s: float
-    end_s: float
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
 class Known:
-    """What finds the described clips of an analysis, and its latest summary, of what there was by then."""
+    """What finds the described clips of an analysis, and its latest summary: what it says, of which clips."""
 
     retriever: Retriever
-    summary: tuple[Told, ...]
+    summary: tuple[Entry, ...]
 
 
 @dataclass(slots=True)
 class _Timeline:
     entries: dict[int, Entry] = field(default_factory=dict)
-    summary: tuple[Told, ...] = ()
+    summary: tuple[Entry, ...] = ()
     last_id: int = 0
     retriever: Retriever | None = None
     vectors: dict[int, Vector] | None = None
@@ -90,8 +78,9 @@ class Timelines:
     async def _take_vectors(self, vectors: Vectors, principal: Principal, one: str, timeline: _Timeline) -> None:
         if timeline.vectors is None:
             timeline.vectors = await vectors.kept(principal, one)
-        texts = {clip: entry.words for clip, entry in timeline.entries.items()}
-        if await vectors.add(principal, one, texts, timeline.vectors):
+        known = timeline.vectors
+        missing = {clip: entry.words for clip, entry in timeline.entries.items() if clip not in known}
+        if await vectors.add(principal, one, missing, known):
             timeline.retriever = None
 
 
@@ -102,7 +91,7 @@ def _take(timeline: _Timeline, clip: dict[str, Any]) -> None:
         timeline.retriever = None
 
 
-def _told(passages: list[dict[str, Any]]) -> Iterator[Told]:
+def _told(passages: list[dict[str, Any]]) -> Iterator[Entry]:
     for passage in passages:
         for place in passage["citations"][:_PLACES]:
-            yield Told(place["clip"], place["start_s"], place["end_s"], passage["text"])
+            yield Entry(place["clip"], place["start_s"], place["end_s"], passage["text"])

@@ -75,14 +75,14 @@ class Vectors:
     async def add(
         self, principal: Principal, analysis_id: str, texts: Mapping[int, str], known: dict[int, Vector]
     ) -> bool:
-        """Make and keep the vectors of those clips' texts that are not known; say whether there are new ones.
+        """Make and keep the vectors of the clips' texts, and add them to those that are known; say whether any came.
 
         Where the embedder fails, those that there are stand. Raises StorageFailed.
         """
-        missing = [clip for clip in sorted(texts) if clip not in known and texts[clip].strip()]
-        if not missing or time.monotonic() < self._hold_until_s:
+        asked = [clip for clip in sorted(texts) if texts[clip].strip()]
+        if not asked or time.monotonic() < self._hold_until_s:
             return False
-        calls = [missing[at : at + self._texts_per_call] for at in range(0, len(missing), self._texts_per_call)]
+        calls = [asked[at : at + self._texts_per_call] for at in range(0, len(asked), self._texts_per_call)]
         places = asyncio.Semaphore(_CALLS_AT_ONCE)
 
         async def make(clips: Sequence[int]) -> None:
@@ -91,7 +91,7 @@ class Vectors:
                     return
                 try:
                     # What is paid is recorded and kept, also when whoever asked has gone.
-                    known.update(await to_the_end(self._made(principal, analysis_id, clips, texts)))
+                    await to_the_end(self._make(principal, analysis_id, {clip: texts[clip] for clip in clips}, known))
                 except StorageFailed:
                     raise
                 except AppError as error:
@@ -101,16 +101,16 @@ class Vectors:
         await asyncio.gather(*map(make, calls))
         return len(known) > before
 
-    async def _made(
-        self, principal: Principal, analysis_id: str, clips: Sequence[int], texts: Mapping[int, str]
-    ) -> dict[int, Vector]:
-        vectors = await self._embedded(principal, [texts[clip] for clip in clips])
+    async def _make(
+        self, principal: Principal, analysis_id: str, texts: Mapping[int, str], known: dict[int, Vector]
+    ) -> None:
+        vectors = await self._embedded(principal, list(texts.values()))
         halves = vectors.astype(np.float16)
         content = io.BytesIO()
-        np.savez(content, clips=np.array(clips, np.int64), vectors=halves)
+        np.savez(content, clips=np.array(list(texts), np.int64), vectors=halves)
         path = f"{self._below(principal, analysis_id)}/{new_id('vec')}.npz"
         await objects.create(self._store, path, content.getvalue())
-        return dict(zip(clips, halves, strict=True))
+        known.update(zip(texts, halves, strict=True))
 
     async def _embedded(self, principal: Principal, texts: Sequence[str]) -> npt.NDArray[np.float32]:
         await self._budget.require(principal)

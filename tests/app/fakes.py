@@ -22,7 +22,8 @@ from pipelines.video import VideoInfo
 from serve_app.analyses.lease import Node
 from serve_app.analyses.runner import Runner, RunnerSettings
 from serve_app.analyses.service import Analyses
-from serve_app.chat.service import Chats, Look
+from serve_app.chat.evidence import Look
+from serve_app.chat.service import Chats
 from serve_app.draining import Draining
 from serve_app.figures import UploadFigures
 from serve_app.files import Files

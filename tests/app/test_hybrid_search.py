@@ -14,7 +14,7 @@ from deployments.chat.extractive import NAME, Extractive
 from deployments.chat.keys import Keys
 from deployments.chat.settings import ChatSettings, EmbeddingSettings, Upstream
 from pipelines.store import sizes_below
-from serve_app.chat.service import Look
+from serve_app.chat.evidence import Look
 from serve_app.principal import LOCAL, Principal
 from tests.app.fakes import FakeServices
 from tests.app.made_up import Analysis, clip_data
