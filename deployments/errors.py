@@ -31,6 +31,8 @@
     │   └── ClipRejected        the engine will never take this clip
     ├── DecoderLost             the decoder process died or passed its deadline
     ├── EngineFailed            the engine raised on this input
+    │   ├── OutOfMemory         the device has too little memory for these clips together
+    │   ├── DeviceLost          the device no longer works in this process
     │   └── ModelLoadFailed     the checkpoint cannot be loaded
     ├── UpstreamFailed          no model outside has answered, at no attempt; it may later
     │   ├── UpstreamSlow        it has not answered before the deadline
@@ -209,6 +211,16 @@ class DecoderLost(AppError):
 class EngineFailed(AppError):
     code = "engine_failed"
     retryable = True
+
+
+class OutOfMemory(EngineFailed):
+    code = "out_of_memory"
+    http_status = 503
+
+
+class DeviceLost(EngineFailed):
+    code = "device_lost"
+    http_status = 503
 
 
 class ModelLoadFailed(EngineFailed):

@@ -22,9 +22,11 @@ class Failure(_Frozen):
 
 
 class SimulatedSettings(_Frozen):
-    """The cost model of `engine: simulated`: one call takes
+    """The cost model of `engine: simulated`, whose time is spent asleep.
 
-    `fixed_s + frame_s * frames in the call + token_s * tokens of its longest caption` seconds, asleep.
+    Clips that begin together take `fixed_s + frame_s * their frames` seconds, then each token that all under way write
+    takes `token_s`; what is under way takes `token_bytes` for each of its tokens, which are as many in every row of the
+    cache as in the longest one.
     """
 
     fixed_s: Annotated[float, Field(ge=0.0, le=60.0)] = 0.0
@@ -32,6 +34,11 @@ class SimulatedSettings(_Frozen):
     token_s: Annotated[float, Field(ge=0.0, le=60.0)] = 0.0
     caption_tokens: Annotated[int, Field(ge=1, le=4096)] = 16
     load_s: Annotated[float, Field(ge=0.0, le=600.0)] = 0.0
+    frame_tokens: Annotated[int, Field(ge=1, le=100_000)] = 100
+    """Tokens of a prompt for each of its frames."""
+    token_bytes: Annotated[int, Field(ge=1)] = 100_000
+    memory_bytes: Annotated[int, Field(ge=1)] | None = None
+    """Memory of the simulated device beside the model's; more runs out of it. None: no bound."""
     failures: tuple[Failure, ...] = ()
     call_log: str | None = None
     """A file that gets a line with the first frame's time for each answer, whatever dies afterwards."""

@@ -1,93 +1,230 @@
-"""Gather concurrent clips into engine calls: whatever waits when the engine falls idle goes in together."""
+"""Decide what an engine works on: clips join what is under way as soon as memory allows, and leave when they end."""
 
 import asyncio
 import dataclasses
+import logging
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 from deployments.contracts import Caption, EngineRequest
-from deployments.errors import AppError
+from deployments.errors import AppError, ClipRejected, DeviceLost, EngineFailed, OutOfMemory
 from deployments.settings import VisionTuning
+from deployments.vision.budget import MemoryBudget
+from deployments.vision.engine import MemoryReading, Prepared, VisionEngine
 
-DescribeBatch = Callable[[Sequence[EngineRequest]], Awaitable[list[Caption]]]
+Answer = TypeVar("Answer")
+
+logger = logging.getLogger("ray.serve.vidray.vision")
+
+_ROUND_S = 0.25
+"""How long steps go on before the event loop hears of it."""
 
 
-@dataclass(slots=True)
-class _Waiting:
-    request: EngineRequest
+@dataclass(slots=True, eq=False)
+class _Clip:
+    """A request on its way: `engine_s` is its share of the engine's time so far; `alone` forbids it company."""
+
+    prepared: Prepared
     since_s: float
     answer: asyncio.Future[Caption]
+    alone: bool = False
+    queue_s: float = 0.0
+    engine_s: float = 0.0
+    company: int = 1
 
 
 class ClipBatcher:
-    """Turns single `describe` calls into `describe_batch` calls, one at a time, in the order of arrival.
+    """Turns single `describe` calls into an engine's starts and steps, in the order of arrival.
 
-    A batch that fails is tried again clip by clip, so that one bad clip does not fail its neighbours. A caller that
-    goes away before its clip's turn takes the clip with it. Nothing else is needed to stop: the loop's task ends
-    whenever no clip waits.
+    As many are under way as `tuning.max_batch_clips` and the memory budget allow. Where memory runs out, the budget is
+    lowered and half of the batch is tried. What fails otherwise is tried again clip by clip, with nothing else under
+    way, so that one bad clip does not fail its neighbours. A caller that goes away takes its clip with it. Nothing else
+    is needed to stop: the loop's task ends whenever no clip is left.
     """
 
-    def __init__(self, describe_batch: DescribeBatch, tuning: VisionTuning) -> None:
-        self._describe_batch = describe_batch
-        self._waiting: deque[_Waiting] = deque()
-        self._loop: asyncio.Task[None] | None = None
+    def __init__(self, engine: VisionEngine, tuning: VisionTuning) -> None:
         self.tuning = tuning
+        self.budget = MemoryBudget(None)
+        self.failures_in_a_row = 0
+        self.lost: DeviceLost | None = None
+        self.busy_since_s: float | None = None
+        self._engine = engine
+        # One thread owns the engine, so that its calls never overlap and the event loop stays free; the other one makes
+        # the next clips ready meanwhile.
+        self._engine_thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="engine")
+        self._prepare_thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="prepare")
+        self._waiting: deque[_Clip] = deque()
+        self._under_way: list[_Clip] = []
+        self._most_next: int | None = None
+        self._arrived = False
+        self._loop: asyncio.Task[None] | None = None
 
     @property
     def queued(self) -> int:
-        """Clips that wait for an engine call."""
+        """Clips that wait for the engine."""
         return len(self._waiting)
+
+    async def on_engine(self, call: Callable[..., Answer], *args: Any) -> Answer:
+        """Call something on the engine's thread, between starts and steps."""
+        return await asyncio.get_running_loop().run_in_executor(self._engine_thread, call, *args)
 
     async def describe(self, request: EngineRequest) -> Caption:
         """Caption one clip, or go on with one conversation; `engine_s`, `queue_s` and `batch_clips` are filled here."""
-        answer: asyncio.Future[Caption] = asyncio.get_running_loop().create_future()
-        self._waiting.append(_Waiting(request, time.perf_counter(), answer))
+        since_s = time.perf_counter()
+        loop = asyncio.get_running_loop()
+        prepared = await loop.run_in_executor(self._prepare_thread, self._engine.prepare, request)
+        if self.lost is not None:
+            raise self.lost
+        clip = _Clip(prepared, since_s, loop.create_future())
+        self._waiting.append(clip)
+        self._arrived = True
         if self._loop is None or self._loop.done():
-            self._loop = asyncio.create_task(self._serve_waiting())
-        return await answer
+            self._loop = asyncio.create_task(self._serve())
+        return await clip.answer
 
-    async def _serve_waiting(self) -> None:
+    async def _serve(self) -> None:
         if len(self._waiting) < self.tuning.max_batch_clips:
             await asyncio.sleep(self.tuning.batch_wait_s)
-        while batch := self._next_batch():
-            try:
-                await self._answer(batch)
-            except Exception as error:
-                if not isinstance(error, AppError) or len(batch) == 1:
-                    _fail(batch, error)
-                    continue
-                for alone in batch:
-                    if alone.answer.done():
-                        continue  # its caller has gone since
-                    try:
-                        await self._answer([alone])
-                    except Exception as own_error:
-                        _fail([alone], own_error)
+        try:
+            while self._waiting or self._under_way:
+                await self._leave_with_callers()
+                self._arrived = False
+                if batch := self._next_batch():
+                    await self._start(batch)
+                if self._under_way:
+                    await self._go_on()
+        except BaseException as error:
+            _fail([*self._waiting, *self._under_way], error)
+            raise
 
-    def _next_batch(self) -> list[_Waiting]:
-        batch: list[_Waiting] = []
-        while self._waiting and len(batch) < self.tuning.max_batch_clips:
-            waiting = self._waiting.popleft()
-            if not waiting.answer.done():
-                batch.append(waiting)
+    def _next_batch(self) -> list[_Clip]:
+        """Take what may begin now. Nothing overtakes: what does not fit yet is not kept waiting by those behind it."""
+        batch: list[_Clip] = []
+        most = self.tuning.max_batch_clips - len(self._under_way)
+        if self._most_next is not None:
+            most = min(most, self._most_next)
+        while self._waiting and len(batch) < most:
+            clip = self._waiting[0]
+            together = [*self._under_way, *batch, clip]
+            if len(together) > 1 and (any(one.alone for one in together) or not self._fit(together)):
+                break
+            batch.append(self._waiting.popleft())
         return batch
 
-    async def _answer(self, batch: list[_Waiting]) -> None:
-        begun_s = time.perf_counter()
-        captions = await self._describe_batch([waiting.request for waiting in batch])
+    def _fit(self, clips: Sequence[_Clip]) -> bool:
+        return self.budget.fits(_cache_tokens(clips), frames=sum(clip.prepared.frame_count for clip in clips))
+
+    async def _leave_with_callers(self) -> None:
+        self._waiting = deque(clip for clip in self._waiting if not clip.answer.done())
+        if left := [clip for clip in self._under_way if clip.answer.done()]:
+            await self._drop(left)
+
+    async def _drop(self, clips: Sequence[_Clip]) -> None:
+        await self.on_engine(self._engine.drop, [clip.prepared for clip in clips])
+        self._under_way = [clip for clip in self._under_way if clip not in clips]
+
+    async def _start(self, batch: list[_Clip]) -> None:
+        begun_s = self._begin_call()
+        tokens = _cache_tokens([*self._under_way, *batch])
+        try:
+            reading = await self.on_engine(self._start_and_read, [clip.prepared for clip in batch])
+        except Exception as error:
+            if isinstance(error, OutOfMemory):
+                self.budget.ran_out(tokens)
+            # A start fails as a whole and leaves what was under way as it was.
+            self._try_again(batch, error, company=len(batch) > 1 or bool(self._under_way))
+            return
+        finally:
+            self.busy_since_s = None
+        self.budget.fitted(tokens, reading)
+        self._most_next = None
+        self._under_way += batch
         share_s = (time.perf_counter() - begun_s) / len(batch)
-        for waiting, caption in zip(batch, captions, strict=True):
-            if not waiting.answer.done():
-                waiting.answer.set_result(
-                    dataclasses.replace(
-                        caption, engine_s=share_s, queue_s=begun_s - waiting.since_s, batch_clips=len(batch)
-                    )
+        for clip in batch:
+            clip.queue_s, clip.engine_s = begun_s - clip.since_s, share_s
+            clip.company = len(self._under_way)
+
+    def _start_and_read(self, batch: Sequence[Prepared]) -> MemoryReading | None:
+        self._engine.start(batch)
+        return self._engine.memory()
+
+    async def _go_on(self) -> None:
+        begun_s = self._begin_call()
+        try:
+            ended = dict(await self.on_engine(self._steps))
+        except Exception as error:
+            clips = self._under_way
+            if isinstance(error, OutOfMemory):
+                self.budget.ran_out(_cache_tokens(clips))
+            if not isinstance(error, DeviceLost):
+                await self._drop(clips)
+            self._under_way = []
+            self._try_again(clips, error, company=len(clips) > 1)
+            return
+        finally:
+            self.busy_since_s = None
+        share_s = (time.perf_counter() - begun_s) / len(self._under_way)
+        for clip in self._under_way:
+            clip.engine_s += share_s
+            if (caption := ended.get(clip.prepared)) and not clip.answer.done():
+                timed = dataclasses.replace(
+                    caption, engine_s=clip.engine_s, queue_s=clip.queue_s, batch_clips=clip.company
                 )
+                clip.answer.set_result(timed)
+        self._under_way = [clip for clip in self._under_way if clip.prepared not in ended]
+        if ended:
+            self.failures_in_a_row = 0
+
+    def _steps(self) -> list[tuple[Prepared, Caption]]:
+        """Go on until something ends, somebody new has come or the round is over."""
+        over_s = time.perf_counter() + _ROUND_S
+        while True:
+            ended = self._engine.step()
+            if ended or self._arrived or time.perf_counter() >= over_s:
+                return ended
+
+    def _begin_call(self) -> float:
+        self.busy_since_s = time.monotonic()
+        return time.perf_counter()
+
+    def _try_again(self, clips: list[_Clip], error: Exception, *, company: bool) -> None:
+        """Put clips whose call failed back at the head of the queue where another way is left; fail them otherwise."""
+        if isinstance(error, DeviceLost):
+            self.lost = error
+            _fail([*clips, *self._waiting, *self._under_way], error)
+            self._waiting.clear()
+            self._under_way = []
+            return
+        if isinstance(error, OutOfMemory):
+            if company:
+                logger.warning("out of memory", extra={"clips": len(clips), "budget_tokens": self.budget.tokens})
+                self._most_next = max(len(clips) // 2, 1)
+                clips[0].alone = len(clips) == 1
+                self._waiting.extendleft(reversed(clips))
+            else:
+                _fail(clips, ClipRejected("a clip must fit into the device's memory alone, got one that does not"))
+            return
+        if isinstance(error, EngineFailed):
+            self.failures_in_a_row += 1
+            logger.warning("engine call failed", exc_info=error, extra={"clips": len(clips)})
+        if isinstance(error, AppError) and len(clips) > 1:
+            for clip in clips:
+                clip.alone = True
+            self._waiting.extendleft(reversed(clips))
+        else:
+            _fail(clips, error)
 
 
-def _fail(batch: list[_Waiting], error: Exception) -> None:
-    for waiting in batch:
-        if not waiting.answer.done():
-            waiting.answer.set_exception(error)
+def _cache_tokens(clips: Sequence[_Clip]) -> int:
+    """Return what the engine's cache must hold for these: as many rows as clips, as long as the longest one."""
+    return len(clips) * max(clip.prepared.most_tokens for clip in clips)
+
+
+def _fail(clips: Sequence[_Clip], error: BaseException) -> None:
+    for clip in clips:
+        if not clip.answer.done():
+            clip.answer.set_exception(error)

@@ -3,16 +3,15 @@
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from deployments.contracts import Caption, DescribeRequest, EngineRequest, ModelInfo, TextRequest
+from deployments.contracts import Caption, DescribeRequest, ModelInfo, TextRequest
 from deployments.errors import EngineFailed, InvalidConfig, ModelLoadFailed
 from deployments.settings import VisionSettings, VisionTuning
 from deployments.validation import parse
 from deployments.vision.batcher import ClipBatcher
+from deployments.vision.budget import MemoryBudget
 from deployments.vision.catalog import model_info
 from deployments.vision.engine import VisionEngine, make_engine
 
@@ -41,14 +40,10 @@ class VisionModel:
     def __init__(self, name: str, settings: VisionSettings, engine: VisionEngine | None = None) -> None:
         self._info = model_info(name, settings)
         self._engine = engine if engine is not None else make_engine(settings)
-        # One thread owns the engine, so that its calls never overlap and the event loop stays free.
-        self._engine_thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="engine")
-        self._batcher = ClipBatcher(self._describe_batch, VisionTuning())
+        self._batcher = ClipBatcher(self._engine, VisionTuning())
         self._state: ModelState = "cold"
         self._load_error: ModelLoadFailed | None = None
         self._loading: asyncio.Task[None] | None = None
-        self._failures_in_a_row = 0
-        self._busy_since_s: float | None = None
         self._load_at_startup = settings.load == "startup"
 
     def reconfigure(self, user_config: dict[str, Any]) -> None:
@@ -76,17 +71,22 @@ class VisionModel:
         self._begin_startup_load()
         if self._load_error is not None:
             raise self._load_error
-        if self._failures_in_a_row >= _BROKEN_AFTER_FAILURES:
-            raise EngineFailed(f"the engine must succeed now and then, got {self._failures_in_a_row} failures in a row")
+        batcher = self._batcher
+        if batcher.lost is not None:
+            raise batcher.lost
+        if batcher.failures_in_a_row >= _BROKEN_AFTER_FAILURES:
+            raise EngineFailed(
+                f"the engine must succeed now and then, got {batcher.failures_in_a_row} failures in a row"
+            )
         # A busy engine is judged by the call it is in: a check queued behind it would only wait.
-        if self._busy_since_s is not None:
-            busy_s = time.monotonic() - self._busy_since_s
-            if busy_s > self._batcher.tuning.call_deadline_s:
+        if batcher.busy_since_s is not None:
+            busy_s = time.monotonic() - batcher.busy_since_s
+            if busy_s > batcher.tuning.call_deadline_s:
                 raise EngineFailed(
-                    f"an engine call must end within {self._batcher.tuning.call_deadline_s:g} s, got {busy_s:.0f} s"
+                    f"an engine call must end within {batcher.tuning.call_deadline_s:g} s, got {busy_s:.0f} s"
                 )
         elif self._state == "ready":
-            await self._on_engine_thread(self._engine.check)
+            await batcher.on_engine(self._engine.check)
 
     def _begin_startup_load(self) -> None:
         if self._load_at_startup and self._loading is None:
@@ -104,7 +104,8 @@ class VisionModel:
         """Load once; a failure is kept for every caller and makes the replica unhealthy, so that Serve replaces it."""
         self._state = "loading"
         try:
-            await self._on_engine_thread(self._engine.load)
+            await self._batcher.on_engine(self._engine.load)
+            self._batcher.budget = MemoryBudget(await self._batcher.on_engine(self._engine.memory))
         except Exception as error:
             unforeseen = ModelLoadFailed(f"the model must load, got {type(error).__name__}")
             self._load_error = error if isinstance(error, ModelLoadFailed) else unforeseen
@@ -114,23 +115,3 @@ class VisionModel:
         else:
             self._state = "ready"
             logger.info("model loaded", extra={"model": self._info.name, "revision": self._info.revision})
-
-    async def _describe_batch(self, requests: Sequence[EngineRequest]) -> list[Caption]:
-        self._busy_since_s = time.monotonic()
-        try:
-            captions: list[Caption] = await self._on_engine_thread(self._engine.describe, requests)
-        except EngineFailed as error:
-            self._failures_in_a_row += 1
-            logger.warning(
-                "engine call failed", exc_info=error, extra={"model": self._info.name, "clips": len(requests)}
-            )
-            raise
-        finally:
-            self._busy_since_s = None
-        if len(captions) != len(requests):
-            raise EngineFailed(f"engine must return {len(requests)} captions, got {len(captions)}")
-        self._failures_in_a_row = 0
-        return captions
-
-    async def _on_engine_thread(self, call: Any, *args: Any) -> Any:
-        return await asyncio.get_running_loop().run_in_executor(self._engine_thread, call, *args)

@@ -1,23 +1,87 @@
 """What an engine is: code that turns frames and questions into words on one device and knows nothing of Ray."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from deployments.contracts import Caption, EngineRequest
 from deployments.settings import VisionSettings
 
 
-class VisionEngine(Protocol):
-    """One model on one device. Calls never overlap: whoever owns an engine calls it from one thread at a time."""
+class Prepared(Protocol):
+    """A request as its engine takes it: the engine's own type, known by identity."""
 
+    @property
+    def most_tokens(self) -> int:
+        """Tokens of the prompt, frames included, and of the longest answer to it."""
+
+    @property
+    def frame_count(self) -> int:
+        """Frames among the prompt's; 0 for a conversation."""
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryReading:
+    """Bytes of the engine's device: `free_bytes` that it could still take, `peak_bytes` most taken since the last one.
+
+    Both are counted from what the loaded model takes when nothing is under way, so that they can be compared.
+    """
+
+    free_bytes: int
+    peak_bytes: int
+
+
+class VisionEngine(ABC):
+    """One model on one device, which writes for several requests at once.
+
+    A request is prepared, started, written to its end by steps that it shares with others, and then gone. Calls never
+    overlap, whoever owns an engine calls it from one thread at a time; only `prepare` may be called from another one.
+    """
+
+    @abstractmethod
     def load(self) -> None:
         """Bring the weights onto the device. Raises ModelLoadFailed."""
 
-    def describe(self, requests: Sequence[EngineRequest]) -> list[Caption]:
-        """Caption each clip and go on with each conversation, in order. Raises EngineFailed for the whole call."""
-
+    @abstractmethod
     def check(self) -> None:
         """Touch the loaded model on its device. Raises EngineFailed when it is unusable."""
+
+    @abstractmethod
+    def prepare(self, request: EngineRequest) -> Prepared:
+        """Do what needs no device. Raises ClipRejected for what the model can never take."""
+
+    @abstractmethod
+    def start(self, batch: Sequence[Prepared]) -> None:
+        """Begin with all of these, or with none where it raises: OutOfMemory, EngineFailed."""
+
+    @abstractmethod
+    def step(self) -> list[tuple[Prepared, Caption]]:
+        """Go on with all under way and return those that have ended. Raises EngineFailed."""
+
+    @abstractmethod
+    def drop(self, leaving: Sequence[Prepared]) -> None:
+        """Forget these, begun or not."""
+
+    @abstractmethod
+    def memory(self) -> MemoryReading | None:
+        """Read the device's memory and begin a new peak; None where there is no bound to speak of."""
+
+    def describe(self, requests: Sequence[EngineRequest]) -> list[Caption]:
+        """Caption each clip and go on with each conversation, all at once and in order.
+
+        Raises what `prepare`, `start` and `step` raise, for the whole call.
+        """
+        batch = [self.prepare(request) for request in requests]
+        captions: dict[int, Caption] = {}
+        try:
+            self.start(batch)
+            while len(captions) < len(batch):
+                captions |= {id(one): caption for one, caption in self.step()}
+        except BaseException:
+            self.drop(batch)
+            raise
+        return [captions[id(one)] for one in batch]
 
 
 def make_engine(settings: VisionSettings) -> VisionEngine:

@@ -5,16 +5,32 @@ import os
 import time
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from deployments.contracts import Caption, DescribeRequest, EngineRequest, TextRequest
-from deployments.errors import ClipRejected, EngineFailed
+from deployments.errors import ClipRejected, EngineFailed, OutOfMemory
 from deployments.settings import Failure, SimulatedSettings
+from deployments.vision.engine import MemoryReading, Prepared, VisionEngine
 from deployments.vision.prompts import first_kind
 
 _FOREVER_S = 10 * 365 * 24 * 3600.0
 
 
-class SimulatedEngine:
+@dataclass(slots=True, eq=False)
+class _Request:
+    """A request, and once it has begun its caption and the tokens of it that are still to be written."""
+
+    request: EngineRequest
+    most_tokens: int
+    caption: Caption | None = None
+    left_tokens: int = 0
+
+    @property
+    def frame_count(self) -> int:
+        return len(self.request.frames) if isinstance(self.request, DescribeRequest) else 0
+
+
+class SimulatedEngine(VisionEngine):
     """Sleeps as its cost model says, then writes captions that depend on nothing but the clip.
 
     A caption names the number, size, times and mean brightness of the frames, so that lost or mixed-up frames show. A
@@ -25,6 +41,8 @@ class SimulatedEngine:
     def __init__(self, settings: SimulatedSettings) -> None:
         self._settings = settings
         self._failed: Counter[tuple[int, float]] = Counter()
+        self._under_way: list[_Request] = []
+        self._peak_tokens = 0
 
     def load(self) -> None:
         time.sleep(self._settings.load_s)
@@ -32,21 +50,55 @@ class SimulatedEngine:
     def check(self) -> None:
         return None
 
-    def describe(self, requests: Sequence[EngineRequest]) -> list[Caption]:
-        clips = [request for request in requests if isinstance(request, DescribeRequest)]
-        for request in clips:
-            self._fail_on_demand(request)
-        captions = [self._caption(request) for request in requests]
+    def prepare(self, request: EngineRequest) -> _Request:
+        if isinstance(request, TextRequest):
+            prompt_tokens = sum(len(turn.text.split()) for turn in request.turns)
+        else:
+            prompt_tokens = len(request.prompt.split()) + len(request.frames) * self._settings.frame_tokens
+        return _Request(request, prompt_tokens + request.options.max_tokens)
+
+    def start(self, batch: Sequence[Prepared]) -> None:
+        begun = [one for one in batch if isinstance(one, _Request)]
+        self._take_memory([*self._under_way, *begun])
+        clips = [one.request for one in begun if isinstance(one.request, DescribeRequest)]
+        for clip in clips:
+            self._fail_on_demand(clip)
+        for one in begun:
+            one.caption = self._caption(one.request)
+            one.left_tokens = one.caption.output_tokens
         if self._settings.call_log is not None:
             with open(self._settings.call_log, "a") as log:
-                log.writelines(f"{request.frames.pts_s[0]:.6f}\n" for request in clips)
-        settings = self._settings
-        time.sleep(
-            settings.fixed_s
-            + settings.frame_s * sum(len(request.frames) for request in clips)
-            + settings.token_s * max(caption.output_tokens for caption in captions)
-        )
-        return captions
+                log.writelines(f"{clip.frames.pts_s[0]:.6f}\n" for clip in clips)
+        time.sleep(self._settings.fixed_s + self._settings.frame_s * sum(one.frame_count for one in begun))
+        self._under_way += begun
+
+    def step(self) -> list[tuple[Prepared, Caption]]:
+        """Sleep for the tokens until the next of them ends."""
+        tokens = min(one.left_tokens for one in self._under_way)
+        time.sleep(self._settings.token_s * tokens)
+        for one in self._under_way:
+            one.left_tokens -= tokens
+        ended = [one for one in self._under_way if one.left_tokens == 0]
+        self.drop(ended)
+        return [(one, one.caption) for one in ended if one.caption is not None]
+
+    def drop(self, leaving: Sequence[Prepared]) -> None:
+        self._under_way = [one for one in self._under_way if one not in leaving]
+
+    def memory(self) -> MemoryReading | None:
+        if self._settings.memory_bytes is None:
+            return None
+        peak_bytes = self._peak_tokens * self._settings.token_bytes
+        self._peak_tokens = 0
+        return MemoryReading(self._settings.memory_bytes, peak_bytes)
+
+    def _take_memory(self, together: Sequence[_Request]) -> None:
+        """Take the memory of as many rows, each as long as the longest. Raises OutOfMemory where that is too much."""
+        tokens = len(together) * max(one.most_tokens for one in together)
+        limit = self._settings.memory_bytes
+        if limit is not None and tokens * self._settings.token_bytes > limit:
+            raise OutOfMemory(f"simulated memory of {limit} bytes must hold the clips, got {tokens} tokens")
+        self._peak_tokens = max(self._peak_tokens, tokens)
 
     def _caption(self, request: EngineRequest) -> Caption:
         if isinstance(request, TextRequest):

@@ -1,85 +1,86 @@
-"""Turn clips with prompts, and conversations, into one left-padded batch of Qwen2.5-VL model inputs."""
+"""Turn a clip with its prompt, or a conversation, into the token ids, positions and frames of a Qwen2.5-VL prompt."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 
-from deployments.contracts import EngineRequest, TextRequest, Turn
-from deployments.vision.qwen.patches import MERGE_SIZE, TEMPORAL_PATCH_SIZE, patchify
+from deployments.contracts import EngineRequest, GenerationOptions, TextRequest, Turn
+from deployments.vision.qwen.patches import CELL_PIXELS, MERGE_SIZE, PATCH_SIZE, TEMPORAL_PATCH_SIZE
 
 IMAGE_TOKEN, VIDEO_TOKEN = "<|image_pad|>", "<|video_pad|>"
-_TYPE_IMAGE, _TYPE_VIDEO = 1, 2
+_TYPE_TEXT, _TYPE_IMAGE, _TYPE_VIDEO = 0, 1, 2
 _TEXT_MARK = "\u2063text\u2063"
 
 
 class Tokenizer(Protocol):
     """The part of a transformers tokenizer that is used here."""
 
-    pad_token_id: int
-
     def apply_chat_template(self, conversation: Any, **kwargs: Any) -> Any: ...
     def convert_tokens_to_ids(self, tokens: str) -> int: ...
     def encode(self, text: str, **kwargs: Any) -> list[int]: ...
 
 
-def encode(
-    tokenizer: Tokenizer, requests: Sequence[EngineRequest], *, device: torch.device, dtype: torch.dtype
-) -> dict[str, torch.Tensor]:
-    """Build the keyword arguments of `Qwen2_5_VLForConditionalGeneration.generate`.
+@dataclass(frozen=True, slots=True, eq=False)
+class Prompt:
+    """What one request is to the model, on the host.
+
+    `ids` int64 (L,); `positions` int64 (3, L), the rotary positions in time, height and width; `next_position` is that
+    of the first token of the answer; `frames` uint8 (N, H, W, 3), None for a conversation.
+    """
+
+    ids: torch.Tensor
+    positions: torch.Tensor
+    next_position: int
+    frames: torch.Tensor | None
+    options: GenerationOptions
+
+    @property
+    def most_tokens(self) -> int:
+        """Tokens of the prompt and of the longest answer to it."""
+        return len(self.ids) + self.options.max_tokens
+
+    @property
+    def frame_count(self) -> int:
+        return 0 if self.frames is None else len(self.frames)
+
+
+def encode(tokenizer: Tokenizer, model: Any, request: EngineRequest) -> Prompt:
+    """Return the prompt of one request; `model` is the `Qwen2_5_VLModel` whose rule gives the positions.
 
     A clip of one frame goes in as an image, longer ones as native video whose seconds per temporal patch come from the
-    frames' true times. Returns `input_ids`, `attention_mask`, `mm_token_type_ids` int64 (B, L), padded on the left,
-    and, where present, `pixel_values`, `image_grid_thw`, `pixel_values_videos`, `video_grid_thw`,
-    `second_per_grid_ts` float32 (videos,).
+    frames' true times. Touches no device.
     """
-    sequences: list[list[int]] = []
-    pixels: dict[str, list[torch.Tensor]] = {"image": [], "video": []}
-    grids: dict[str, list[tuple[int, int, int]]] = {"image": [], "video": []}
-    second_per_grid_ts: list[float] = []
-    pad_ids = {
-        "image": tokenizer.convert_tokens_to_ids(IMAGE_TOKEN),
-        "video": tokenizer.convert_tokens_to_ids(VIDEO_TOKEN),
-    }
-    for request in requests:
-        if isinstance(request, TextRequest):
-            sequences.append(_tokens(tokenizer, request.turns))
-            continue
-        kind = "image" if len(request.frames) == 1 else "video"
-        frames = torch.tensor(request.frames.frames).to(device, non_blocking=True)
-        rows, grid = patchify(frames, dtype)
-        pixels[kind].append(rows)
-        grids[kind].append(grid)
-        if kind == "video":
-            second_per_grid_ts.append(request.frames.seconds_per_frame * TEMPORAL_PATCH_SIZE)
-        visual_tokens = grid[0] * grid[1] * grid[2] // MERGE_SIZE**2
-        tokens = _tokens(tokenizer, (Turn("user", request.prompt),), kind)
-        at = tokens.index(pad_ids[kind])
-        sequences.append([*tokens[:at], *[pad_ids[kind]] * visual_tokens, *tokens[at + 1 :]])
+    if isinstance(request, TextRequest):
+        ids = torch.tensor(_tokens(tokenizer, request.turns))
+        return Prompt(ids, torch.arange(len(ids)).expand(3, -1), len(ids), None, request.options)
+    frames = torch.tensor(request.frames.frames)
+    grid = patch_grid(frames)
+    image = len(frames) == 1
+    pad = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN if image else VIDEO_TOKEN)
+    tokens = _tokens(tokenizer, (Turn("user", request.prompt),), "image" if image else "video")
+    at, visual_tokens = tokens.index(pad), grid[0] * grid[1] * grid[2] // MERGE_SIZE**2
+    ids = torch.tensor([*tokens[:at], *[pad] * visual_tokens, *tokens[at + 1 :]])
+    kinds = torch.full_like(ids, _TYPE_TEXT)
+    kinds[at : at + visual_tokens] = _TYPE_IMAGE if image else _TYPE_VIDEO
+    seconds_per_patch = request.frames.seconds_per_frame * TEMPORAL_PATCH_SIZE
+    grids = torch.tensor([grid])
+    where = (
+        {"image_grid_thw": grids}
+        if image
+        else {"video_grid_thw": grids, "second_per_grid_ts": torch.tensor([seconds_per_patch])}
+    )
+    positions, shift = model.get_rope_index(ids[None], mm_token_type_ids=kinds[None], **where)
+    return Prompt(ids, positions[:, 0], len(ids) + int(shift), frames, request.options)
 
-    length = max(map(len, sequences))
-    input_ids = torch.full((len(sequences), length), tokenizer.pad_token_id, dtype=torch.int64)
-    attention_mask = torch.zeros_like(input_ids)
-    for row, sequence in enumerate(sequences):
-        input_ids[row, length - len(sequence) :] = torch.tensor(sequence)
-        attention_mask[row, length - len(sequence) :] = 1
-    token_types = torch.zeros_like(input_ids)
-    token_types[input_ids == pad_ids["image"]] = _TYPE_IMAGE
-    token_types[input_ids == pad_ids["video"]] = _TYPE_VIDEO
 
-    inputs = {
-        "input_ids": input_ids.to(device),
-        "attention_mask": attention_mask.to(device),
-        "mm_token_type_ids": token_types.to(device),
-    }
-    if pixels["image"]:
-        inputs["pixel_values"] = torch.cat(pixels["image"])
-        inputs["image_grid_thw"] = torch.tensor(grids["image"], device=device)
-    if pixels["video"]:
-        inputs["pixel_values_videos"] = torch.cat(pixels["video"])
-        inputs["video_grid_thw"] = torch.tensor(grids["video"], device=device)
-        inputs["second_per_grid_ts"] = torch.tensor(second_per_grid_ts, device=device)
-    return inputs
+def patch_grid(frames: torch.Tensor) -> tuple[int, int, int]:
+    """Return (T, h, w) in patches of uint8 frames (N, H, W, 3). Raises ValueError unless 28 divides both sides."""
+    count, height, width, _ = frames.shape
+    if height % CELL_PIXELS or width % CELL_PIXELS:
+        raise ValueError(f"frame sides must be multiples of {CELL_PIXELS}, got {width}x{height}")
+    return -(-count // TEMPORAL_PATCH_SIZE), height // PATCH_SIZE, width // PATCH_SIZE
 
 
 def _tokens(tokenizer: Tokenizer, turns: Sequence[Turn], visual: str | None = None) -> list[int]:

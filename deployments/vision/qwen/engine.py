@@ -1,20 +1,41 @@
-"""Captions from a Qwen2.5-VL checkpoint through transformers."""
+"""Captions from a Qwen2.5-VL checkpoint: transformers' weights and modules, sequences that come and go on their own."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 
-from deployments.contracts import Caption, DescribeRequest, EngineRequest, FinishReason, GenerationOptions, TextRequest
+from deployments.contracts import Caption, EngineRequest, FinishReason
 from deployments.errors import ClipRejected, EngineFailed, ModelLoadFailed
 from deployments.native_heap import keep_large_blocks
 from deployments.settings import VisionSettings
-from deployments.vision.qwen.encode import encode
+from deployments.vision.engine import MemoryReading, Prepared, VisionEngine
+from deployments.vision.qwen.choose import Chooser
+from deployments.vision.qwen.decode import next_scores
+from deployments.vision.qwen.device import DeviceMemory, translate
+from deployments.vision.qwen.encode import Prompt, encode
 from deployments.vision.qwen.load import load_checkpoint
+from deployments.vision.qwen.prefill import alike, read
+from deployments.vision.qwen.rows import CacheRows
 
 
-class TransformersEngine:
-    """Greedy clips of one call share a left-padded batch; sampled ones run alone, each from its own seed."""
+class _Sequence:
+    """A prompt and what has been written to it so far; row n of the cache is the nth sequence's."""
+
+    def __init__(self, prompt: Prompt) -> None:
+        self.prompt = prompt
+        self.chooser = Chooser(prompt.options)
+        self.written: list[int] = []
+
+    @property
+    def columns(self) -> int:
+        """Of its row that are in use: the last token written has no keys yet."""
+        return len(self.prompt.ids) + len(self.written) - 1
+
+
+class TransformersEngine(VisionEngine):
+    """Whatever is under way shares each step; what a sequence says depends on its prompt alone."""
 
     def __init__(self, settings: VisionSettings) -> None:
         self._settings = settings
@@ -22,6 +43,10 @@ class TransformersEngine:
         self._tokenizer: Any = None
         self._dtype = torch.float32
         self._stop_ids: frozenset[int] = frozenset()
+        self._rows: CacheRows
+        self._memory: DeviceMemory
+        self._sequences: list[_Sequence] = []
+        self._ended: list[_Sequence] = []
 
     def load(self) -> None:
         keep_large_blocks()
@@ -30,6 +55,15 @@ class TransformersEngine:
         self._stop_ids = frozenset(stop if isinstance(stop, list) else [stop])
         if None in self._stop_ids:
             raise ModelLoadFailed("the checkpoint's generation_config must name eos_token_id, got none")
+        text = self._model.config.text_config
+        self._rows = CacheRows(
+            text.num_hidden_layers,
+            text.num_key_value_heads,
+            text.hidden_size // text.num_attention_heads,
+            device=self._model.device,
+            dtype=self._dtype,
+        )
+        self._memory = DeviceMemory(self._model.device)
 
     def check(self) -> None:
         weight = next(self._model.parameters())
@@ -40,71 +74,108 @@ class TransformersEngine:
         if not alive:
             raise EngineFailed("the model's weights must be finite, got a non-finite one")
 
-    def describe(self, requests: Sequence[EngineRequest]) -> list[Caption]:
-        captions: list[Caption | None] = [None] * len(requests)
-        for group in _groups(requests):
-            for place, caption in zip(group, self._generate([requests[place] for place in group]), strict=True):
-                captions[place] = caption
-        return [caption for caption in captions if caption is not None]
-
-    def _generate(self, requests: Sequence[EngineRequest]) -> list[Caption]:
+    def prepare(self, request: EngineRequest) -> Prompt:
         if self._model is None:
             raise EngineFailed("the model must be loaded first, got none")
-        device = self._model.device
-        try:
-            with torch.inference_mode(), torch.random.fork_rng([device] if device.type == "cuda" else []):
-                inputs = encode(self._tokenizer, requests, device=device, dtype=self._dtype)
-                self._check_length(inputs["attention_mask"], requests)
-                torch.manual_seed(requests[0].options.seed)
-                output = self._model.generate(**inputs, **self._generation_arguments(requests))
-        except RuntimeError as error:
-            raise EngineFailed(f"generation failed: {type(error).__name__}") from error
-        prompt_length = inputs["input_ids"].shape[1]
-        prompt_tokens = inputs["attention_mask"].sum(dim=1).tolist()
-        return [
-            self._caption(tokens, prompt, request.options)
-            for tokens, prompt, request in zip(output[:, prompt_length:].tolist(), prompt_tokens, requests, strict=True)
-        ]
-
-    def _check_length(self, attention_mask: torch.Tensor, requests: Sequence[EngineRequest]) -> None:
+        prompt = encode(self._tokenizer, self._model.model, request)
         context = self._model.config.text_config.max_position_embeddings
-        for prompt_tokens, request in zip(attention_mask.sum(dim=1).tolist(), requests, strict=True):
-            if prompt_tokens + request.options.max_tokens > context:
-                raise ClipRejected(
-                    f"frames, prompt and max_tokens must fit into the model's context of {context} tokens, "
-                    f"got {prompt_tokens} + {request.options.max_tokens}"
-                )
+        if prompt.most_tokens > context:
+            raise ClipRejected(
+                f"frames, prompt and max_tokens must fit into the model's context of {context} tokens, "
+                f"got {len(prompt.ids)} + {request.options.max_tokens}"
+            )
+        return prompt
 
-    def _generation_arguments(self, requests: Sequence[EngineRequest]) -> dict[str, Any]:
-        options = requests[0].options
-        arguments: dict[str, Any] = {"max_new_tokens": max(request.options.max_tokens for request in requests)}
-        if options.temperature > 0:
-            # The checkpoint's own top-k and top-p would change what the temperature means.
-            return arguments | {"do_sample": True, "temperature": options.temperature, "top_k": 0, "top_p": 1.0}
-        return arguments | {
-            "do_sample": False,
-            "temperature": None,
-            "top_k": None,
-            "top_p": None,
-            "repetition_penalty": 1.0,
-        }
+    def start(self, batch: Sequence[Prepared]) -> None:
+        prompts = [prompt for prompt in batch if isinstance(prompt, Prompt)]
+        under_way = [sequence.prompt for sequence in self._sequences]
+        with self._on_device():
+            self._rows.make_room(len(under_way) + len(prompts), max(one.most_tokens for one in (*under_way, *prompts)))
+            try:
+                for group in alike(prompts, at_once=self._memory.tokens_at_once):
+                    self._begin([prompts[place] for place in group])
+            except BaseException:
+                self.drop(prompts)
+                raise
 
-    def _caption(self, tokens: list[int], prompt_tokens: int, options: GenerationOptions) -> Caption:
-        tokens = tokens[: options.max_tokens]
-        stopped = next((at for at, token in enumerate(tokens) if token in self._stop_ids), None)
-        reason: FinishReason = "length" if stopped is None else "stop"
-        written = tokens[:stopped]
+    def step(self) -> list[tuple[Prepared, Caption]]:
+        if not self._ended:
+            with self._on_device():
+                self._write()
+        captions: list[tuple[Prepared, Caption]] = [(one.prompt, self._caption(one)) for one in self._ended]
+        self._ended.clear()
+        return captions
+
+    def drop(self, leaving: Sequence[Prepared]) -> None:
+        gone = {id(prompt) for prompt in leaving}
+        self._ended = [one for one in self._ended if id(one.prompt) not in gone]
+        with self._on_device():
+            self._leave([at for at, one in enumerate(self._sequences) if id(one.prompt) in gone])
+
+    def memory(self) -> MemoryReading:
+        return self._memory.read()
+
+    @contextmanager
+    def _on_device(self) -> Iterator[None]:
+        try:
+            with torch.inference_mode():
+                yield
+        except RuntimeError as error:
+            self._memory.release()
+            raise translate(error) from error
+
+    def _begin(self, prompts: Sequence[Prompt]) -> None:
+        scores, cache = read(self._model, prompts, self._dtype)
+        self._rows.add(cache, [len(prompt.ids) for prompt in prompts])
+        begun = [_Sequence(prompt) for prompt in prompts]
+        self._sequences += begun
+        self._append(begun, scores)
+
+    def _write(self) -> None:
+        """Write one token of each sequence under way."""
+        device = self._model.device
+        tokens, columns, positions = (
+            torch.tensor(numbers, device=device)
+            for numbers in zip(
+                *(
+                    (one.written[-1], one.columns, one.prompt.next_position + len(one.written) - 1)
+                    for one in self._sequences
+                ),
+                strict=True,
+            )
+        )
+        longest = max(one.columns for one in self._sequences) + 1
+        scores = next_scores(self._model, tokens, columns, positions, self._rows, longest)
+        self._append(self._sequences, scores)
+
+    def _append(self, sequences: Sequence[_Sequence], scores: torch.Tensor) -> None:
+        """Let each sequence choose its next token by its row of `scores`; those that end leave."""
+        best = scores.argmax(dim=-1).tolist()
+        for row, sequence in enumerate(sequences):
+            chooser = sequence.chooser
+            sequence.written.append(best[row] if chooser.greedy else chooser.choose(scores[row]))
+        over = {id(one) for one in sequences if self._is_over(one)}
+        self._ended += self._leave([at for at, one in enumerate(self._sequences) if id(one) in over])
+
+    def _is_over(self, sequence: _Sequence) -> bool:
+        return sequence.written[-1] in self._stop_ids or len(sequence.written) >= sequence.prompt.options.max_tokens
+
+    def _leave(self, places: Sequence[int]) -> list[_Sequence]:
+        """Take the sequences at these places out, the last ones moving up into their rows."""
+        left = [self._sequences[place] for place in places]
+        for place in sorted(places, reverse=True):
+            last = self._sequences.pop()
+            if place < len(self._sequences):
+                self._sequences[place] = last
+                self._rows.move(len(self._sequences), place)
+        self._rows.rows = len(self._sequences)
+        return left
+
+    def _caption(self, sequence: _Sequence) -> Caption:
+        stopped = sequence.written[-1] in self._stop_ids
+        reason: FinishReason = "stop" if stopped else "length"
+        written = sequence.written[:-1] if stopped else sequence.written
         text = self._tokenizer.decode(written, skip_special_tokens=True).strip()
-        return Caption(text=text, prompt_tokens=prompt_tokens, output_tokens=len(written), finish_reason=reason)
-
-
-def _groups(requests: Sequence[EngineRequest]) -> list[list[int]]:
-    """Return the places of the requests that may share a call: greedy clips, greedy texts; each sampled one is alone.
-
-    A chat may be long and have a long answer, which no clip is to be padded for or wait for.
-    """
-    groups: list[list[int]] = []
-    for kind in (DescribeRequest, TextRequest):
-        greedy = [at for at, one in enumerate(requests) if isinstance(one, kind) and one.options.temperature == 0]
-        groups += [greedy] if greedy else []
-    return groups + [[at] for at, one in enumerate(requests) if one.options.temperature > 0]
+        return Caption(
+            text=text, prompt_tokens=len(sequence.prompt.ids), output_tokens=len(written), finish_reason=reason
+        )

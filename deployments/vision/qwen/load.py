@@ -15,7 +15,7 @@ from transformers.utils import logging as transformers_logging
 from deployments.errors import ModelLoadFailed
 from deployments.settings import VisionSettings
 from deployments.vision.catalog import DEMO_DIR, is_demo
-from deployments.vision.qwen.attention import batch_vision_attention
+from deployments.vision.qwen.vision import batch_attention, cut_patches_by_product
 
 _NF4_BLOCK_WEIGHTS = 64
 """Weights that share a scale: bitsandbytes' default."""
@@ -98,8 +98,9 @@ def load_checkpoint(settings: VisionSettings) -> tuple[Qwen2_5_VLForConditionalG
     if absent := sorted(found["missing_keys"]) + sorted(map(str, found["mismatched_keys"])):
         raise ModelLoadFailed(f"checkpoint must hold every weight of a Qwen2.5-VL model, got {len(absent)} missing")
     model.eval()
+    cut_patches_by_product(model.model.visual)
     if attention == "sdpa":
-        batch_vision_attention(model.model.visual)
+        batch_attention(model.model.visual)
     if settings.quantization == "nf4" and device.type == "cpu":
         for module in model.modules():
             if isinstance(module, Linear4bit) and module.in_features % _NF4_BLOCK_WEIGHTS:

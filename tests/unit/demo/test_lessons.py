@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.plain_generate import model_inputs
 from deployments.vision.demo.cells import HEADS, IGNORED, cell_labels
 from deployments.vision.demo.clips import Clip, sample_clip
 from deployments.vision.demo.drawing import render
@@ -16,8 +17,8 @@ from deployments.vision.demo.lessons import PADDING, PREFIX, Lesson, make_lesson
 from deployments.vision.demo.model import build_model
 from deployments.vision.demo.scenes import BACKGROUNDS, MOTIONS, Clock, SceneSpec, Shot, Thing
 from deployments.vision.demo.tokenizer import END_OF_TURN, build_tokenizer
-from deployments.vision.qwen.attention import batch_vision_attention
 from deployments.vision.qwen.encode import encode
+from deployments.vision.qwen.vision import batch_attention, cut_patches_by_product
 
 CPU = torch.device("cpu")
 TOKENIZER: Any = build_tokenizer()
@@ -101,7 +102,9 @@ def test_training_computes_what_generate_computes(count: int) -> None:
     for clip, questions in zip(clips, asked, strict=True):
         for prompt, said in questions:
             ids = TOKENIZER.encode(said + END_OF_TURN, add_special_tokens=False)
-            inputs = encode(TOKENIZER, [clip.request(prompt)], device=CPU, dtype=torch.float32)
+            request = clip.request(prompt)
+            encoded = encode(TOKENIZER, model.model, request)
+            inputs = model_inputs(TOKENIZER, [encoded], [request.frames.seconds_per_frame], torch.float32)
             before = inputs["input_ids"].shape[1]
             with torch.no_grad():
                 written = model.generate(
@@ -131,6 +134,7 @@ def test_batched_vision_attention_equals_the_stock_one(grids: list[list[int]], w
     rows = torch.randn(sum(t * h * w for t, h, w in grids), 1176)
     with torch.no_grad():
         stock = vision(rows, torch.tensor(grids)).pooler_output
-        batch_vision_attention(vision)
+        batch_attention(vision)
+        cut_patches_by_product(vision)
         batched = vision(rows, torch.tensor(grids)).pooler_output
     torch.testing.assert_close(batched, stock, atol=1e-5, rtol=1e-4)

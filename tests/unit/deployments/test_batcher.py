@@ -1,46 +1,240 @@
 import asyncio
+import threading
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
 
-from deployments.contracts import Caption, DescribeRequest, EngineRequest, FrameBatch
-from deployments.errors import ClipRejected, EngineFailed
+from deployments.contracts import Caption, DescribeRequest, EngineRequest, FrameBatch, GenerationOptions
+from deployments.errors import AppError, ClipRejected, DeviceLost, EngineFailed, OutOfMemory
 from deployments.settings import VisionTuning
 from deployments.vision.batcher import ClipBatcher
+from deployments.vision.budget import MemoryBudget
+from deployments.vision.engine import MemoryReading, Prepared, VisionEngine
+
+PROMPT_TOKENS = 10
 
 
-def request(name: str) -> DescribeRequest:
-    return DescribeRequest(FrameBatch(np.zeros((1, 28, 28, 3), np.uint8), np.zeros(1)), prompt=name)
+def request(name: str, max_tokens: int = 1, frames: int = 1) -> DescribeRequest:
+    batch = FrameBatch(np.zeros((frames, 28, 28, 3), np.uint8), np.arange(frames, dtype=np.float64))
+    return DescribeRequest(batch, prompt=name, options=GenerationOptions(max_tokens=max_tokens))
 
 
-class Engine:
-    """Answers with each prompt; records the calls; refuses prompts that start with `bad`."""
+@dataclass(eq=False)
+class Asked:
+    name: str
+    frame_count: int
+    max_tokens: int
+    written: int = 0
 
-    def __init__(self) -> None:
-        self.calls: list[list[str]] = []
-        self.gate = asyncio.Event()
+    @property
+    def most_tokens(self) -> int:
+        return PROMPT_TOKENS + self.max_tokens
+
+
+class Engine(VisionEngine):
+    """Writes each prompt in capitals, a token a step; records the starts; refuses prompts that begin with `bad`.
+
+    Its device holds `limit_tokens`, which is what the cache of all that is under way may take.
+    """
+
+    def __init__(self, limit_tokens: int | None = None) -> None:
+        self.limit_tokens = limit_tokens
+        self.starts: list[list[str]] = []
+        self.failed_starts = 0
+        self.under_way: list[Asked] = []
+        self.peak_tokens = 0
+        self.gate = threading.Event()
         self.gate.set()
+        self.step_error: AppError | None = None
+        self.unfit: set[str] = set()
 
-    async def __call__(self, requests: Sequence[EngineRequest]) -> list[Caption]:
-        prompts = [one.prompt for one in requests if isinstance(one, DescribeRequest)]
-        self.calls.append(prompts)
-        await self.gate.wait()
-        if any(prompt.startswith("bug") for prompt in prompts):
-            raise KeyError("a bug")
-        if any(prompt.startswith("bad") for prompt in prompts):
-            raise ClipRejected("cannot") if len(prompts) == 1 else EngineFailed("one of them")
-        return [Caption(prompt.upper(), 1, 1, "stop") for prompt in prompts]
+    def load(self) -> None: ...
+
+    def check(self) -> None: ...
+
+    def prepare(self, request: EngineRequest) -> Asked:
+        assert isinstance(request, DescribeRequest)
+        if request.prompt.startswith("never"):
+            raise ClipRejected("never")
+        return Asked(request.prompt, len(request.frames), request.options.max_tokens)
+
+    def start(self, batch: Sequence[Prepared]) -> None:
+        asked = [one for one in batch if isinstance(one, Asked)]
+        self.starts.append([one.name for one in asked])
+        self.gate.wait()
+        try:
+            if any(one.name.startswith("bug") for one in asked):
+                raise KeyError("a bug")
+            if any(one.name.startswith("bad") for one in asked):
+                raise ClipRejected("cannot") if len(asked) == 1 else EngineFailed("one of them")
+            together = [*self.under_way, *asked]
+            tokens = len(together) * max(one.most_tokens for one in together)
+            if self.limit_tokens is not None and tokens > self.limit_tokens:
+                raise OutOfMemory("too much")
+        except Exception:
+            self.failed_starts += 1
+            raise
+        self.peak_tokens = max(self.peak_tokens, tokens)
+        self.under_way += asked
+
+    def step(self) -> list[tuple[Prepared, Caption]]:
+        if self.step_error is not None:
+            error, self.step_error = self.step_error, None
+            raise error
+        if any(one.name.startswith("lame") for one in self.under_way):
+            raise EngineFailed("lame")
+        for one in self.under_way:
+            one.written += 1
+        ended = [one for one in self.under_way if one.written >= one.max_tokens]
+        self.drop(ended)
+        return [(one, Caption(one.name.upper(), PROMPT_TOKENS, one.written, "stop")) for one in ended]
+
+    def drop(self, leaving: Sequence[Prepared]) -> None:
+        self.under_way = [one for one in self.under_way if one not in leaving]
+
+    def memory(self) -> MemoryReading | None:
+        if self.limit_tokens is None:
+            return None
+        return MemoryReading(free_bytes=1000 * self.limit_tokens, peak_bytes=1000 * self.peak_tokens)
 
 
-def test_clips_that_wait_together_go_in_together_and_no_batch_is_over_the_limit() -> None:
+async def all_of(batcher: ClipBatcher, *requests: DescribeRequest) -> list[Caption | BaseException]:
+    return list(await asyncio.gather(*(batcher.describe(one) for one in requests), return_exceptions=True))
+
+
+def said(answers: Sequence[Caption | BaseException]) -> list[str]:
+    return [one.text if isinstance(one, Caption) else type(one).__name__ for one in answers]
+
+
+async def until_a_start(engine: Engine) -> None:
+    while not engine.starts:  # noqa: ASYNC110
+        await asyncio.sleep(0.005)
+
+
+def test_clips_that_wait_together_go_in_together_and_no_more_than_the_limit_are_under_way() -> None:
     async def run() -> None:
         engine = Engine()
         batcher = ClipBatcher(engine, VisionTuning(max_batch_clips=3, batch_wait_s=0.01))
         captions = await asyncio.gather(*(batcher.describe(request(f"c{i}")) for i in range(7)))
         assert [caption.text for caption in captions] == [f"C{i}" for i in range(7)]
-        assert engine.calls == [["c0", "c1", "c2"], ["c3", "c4", "c5"], ["c6"]]
+        assert engine.starts == [["c0", "c1", "c2"], ["c3", "c4", "c5"], ["c6"]]
         assert [caption.batch_clips for caption in captions] == [3, 3, 3, 3, 3, 3, 1]
+
+    asyncio.run(run())
+
+
+def test_a_clip_takes_the_place_of_one_that_has_ended_while_others_go_on() -> None:
+    async def run() -> None:
+        engine = Engine()
+        batcher = ClipBatcher(engine, VisionTuning(max_batch_clips=2, batch_wait_s=0.01))
+        answers = await all_of(batcher, request("long", 9), request("a"), request("b"), request("c", 2))
+        assert said(answers) == ["LONG", "A", "B", "C"]
+        assert engine.starts == [["long", "a"], ["b"], ["c"]]
+        assert [one.batch_clips for one in answers if isinstance(one, Caption)] == [2, 2, 2, 2]
+
+    asyncio.run(run())
+
+
+def test_a_clip_that_comes_later_joins_what_is_under_way() -> None:
+    async def run() -> None:
+        class Slow(Engine):
+            def step(self) -> list[tuple[Prepared, Caption]]:
+                threading.Event().wait(0.002)
+                return super().step()
+
+        engine = Slow()
+        batcher = ClipBatcher(engine, VisionTuning(max_batch_clips=8, batch_wait_s=0.0))
+        long = asyncio.create_task(batcher.describe(request("long", 200)))
+        await until_a_start(engine)
+        short = await batcher.describe(request("short", 2))
+        assert (short.text, short.batch_clips, long.done()) == ("SHORT", 2, False)
+        assert short.queue_s < 0.2
+        assert (await long).text == "LONG"
+
+    asyncio.run(run())
+
+
+def test_the_engines_time_is_shared_out_among_the_clips_under_way() -> None:
+    async def run() -> None:
+        class Slow(Engine):
+            def step(self) -> list[tuple[Prepared, Caption]]:
+                threading.Event().wait(0.02)
+                return super().step()
+
+        batcher = ClipBatcher(Slow(), VisionTuning(max_batch_clips=2, batch_wait_s=0.01))
+        long, short = (one for one in await all_of(batcher, request("long", 6), request("short", 2)))
+        assert isinstance(long, Caption)
+        assert isinstance(short, Caption)
+        # Two steps of 20 ms together, four more alone.
+        assert 0.015 < short.engine_s < 0.035
+        assert 0.095 < long.engine_s < 0.16
+
+    asyncio.run(run())
+
+
+def test_a_bad_clip_does_not_fail_its_neighbours() -> None:
+    async def run() -> None:
+        engine = Engine()
+        batcher = ClipBatcher(engine, VisionTuning(max_batch_clips=8, batch_wait_s=0.01))
+        answers = await all_of(batcher, request("a"), request("bad"), request("b"))
+        assert said(answers) == ["A", "ClipRejected", "B"]
+        assert engine.starts == [["a", "bad", "b"], ["a"], ["bad"], ["b"]]
+
+    asyncio.run(run())
+
+
+def test_a_step_that_fails_is_tried_again_clip_by_clip() -> None:
+    async def run() -> None:
+        engine = Engine()
+        batcher = ClipBatcher(engine, VisionTuning(max_batch_clips=8, batch_wait_s=0.01))
+        answers = await all_of(batcher, request("a", 3), request("lame", 3), request("b", 3))
+        assert said(answers) == ["A", "EngineFailed", "B"]
+        assert engine.starts == [["a", "lame", "b"], ["a"], ["lame"], ["b"]]
+        assert engine.under_way == []
+
+    asyncio.run(run())
+
+
+def test_a_clip_that_can_never_be_taken_is_refused_before_it_waits() -> None:
+    async def run() -> None:
+        engine = Engine()
+        with pytest.raises(ClipRejected, match="never"):
+            await ClipBatcher(engine, VisionTuning()).describe(request("never"))
+        assert engine.starts == []
+
+    asyncio.run(run())
+
+
+def test_a_bug_in_the_engine_reaches_every_caller_as_it_was_raised() -> None:
+    async def run() -> None:
+        batcher = ClipBatcher(Engine(), VisionTuning(batch_wait_s=0.01))
+        answers = await all_of(batcher, request("bug"), request("bug"))
+        assert [type(answer) for answer in answers] == [KeyError, KeyError]
+        assert (await batcher.describe(request("after"))).text == "AFTER"
+
+    asyncio.run(run())
+
+
+def test_a_caller_that_goes_away_takes_its_clip_with_it_waiting_or_under_way() -> None:
+    async def run() -> None:
+        engine = Engine()
+        engine.gate.clear()
+        batcher = ClipBatcher(engine, VisionTuning(max_batch_clips=1, batch_wait_s=0.0))
+        first = asyncio.create_task(batcher.describe(request("first", 4000)))
+        await until_a_start(engine)
+        leaving = asyncio.create_task(batcher.describe(request("leaving")))
+        last = asyncio.create_task(batcher.describe(request("last")))
+        await asyncio.sleep(0.02)
+        assert batcher.queued == 2
+        for task in (leaving, first):
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+        engine.gate.set()
+        assert (await last).text == "LAST"
+        assert engine.starts == [["first"], ["last"]]
 
     asyncio.run(run())
 
@@ -51,57 +245,12 @@ def test_a_clip_whose_caller_left_is_not_tried_alone_after_its_batch_failed() ->
         engine.gate.clear()
         batcher = ClipBatcher(engine, VisionTuning(max_batch_clips=8, batch_wait_s=0.01))
         bad, gone, good = (asyncio.create_task(batcher.describe(request(name))) for name in ("bad", "gone", "good"))
-        while not engine.calls:  # noqa: ASYNC110
-            await asyncio.sleep(0.005)
+        await until_a_start(engine)
         gone.cancel()
         engine.gate.set()
         await asyncio.gather(bad, gone, good, return_exceptions=True)
         assert good.result().text == "GOOD"
-        assert engine.calls == [["bad", "gone", "good"], ["bad"], ["good"]]
-
-    asyncio.run(run())
-
-
-def test_a_bad_clip_does_not_fail_its_neighbours() -> None:
-    async def run() -> None:
-        engine = Engine()
-        batcher = ClipBatcher(engine, VisionTuning(max_batch_clips=8, batch_wait_s=0.01))
-        answers = await asyncio.gather(
-            *(batcher.describe(request(name)) for name in ("a", "bad", "b")), return_exceptions=True
-        )
-        assert isinstance(answers[1], ClipRejected)
-        assert [answer.text for answer in (answers[0], answers[2]) if isinstance(answer, Caption)] == ["A", "B"]
-        assert engine.calls == [["a", "bad", "b"], ["a"], ["bad"], ["b"]]
-
-    asyncio.run(run())
-
-
-def test_a_bug_in_the_engine_reaches_every_caller_as_it_was_raised() -> None:
-    async def run() -> None:
-        batcher = ClipBatcher(Engine(), VisionTuning(batch_wait_s=0.0))
-        answers = await asyncio.gather(*(batcher.describe(request("bug")) for _ in range(2)), return_exceptions=True)
-        assert [type(answer) for answer in answers] == [KeyError, KeyError]
-        assert (await batcher.describe(request("after"))).text == "AFTER"
-
-    asyncio.run(run())
-
-
-def test_a_caller_that_goes_away_before_its_turn_takes_its_clip_with_it() -> None:
-    async def run() -> None:
-        engine = Engine()
-        engine.gate.clear()
-        batcher = ClipBatcher(engine, VisionTuning(max_batch_clips=1, batch_wait_s=0.0))
-        first = asyncio.create_task(batcher.describe(request("first")))
-        leaving = asyncio.create_task(batcher.describe(request("leaving")))
-        last = asyncio.create_task(batcher.describe(request("last")))
-        await asyncio.sleep(0.02)
-        assert batcher.queued == 2
-        leaving.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await leaving
-        engine.gate.set()
-        assert [(await first).text, (await last).text] == ["FIRST", "LAST"]
-        assert engine.calls == [["first"], ["last"]]
+        assert engine.starts == [["bad", "gone", "good"], ["bad"], ["good"]]
 
     asyncio.run(run())
 
@@ -111,7 +260,85 @@ def test_tuning_applies_to_the_next_batch() -> None:
         engine = Engine()
         batcher = ClipBatcher(engine, VisionTuning(max_batch_clips=1))
         batcher.tuning = VisionTuning(max_batch_clips=4, batch_wait_s=0.01)
-        await asyncio.gather(*(batcher.describe(request(f"c{i}")) for i in range(4)))
-        assert len(engine.calls) == 1
+        await all_of(batcher, *(request(f"c{i}") for i in range(4)))
+        assert len(engine.starts) == 1
+
+    asyncio.run(run())
+
+
+def test_out_of_memory_splits_the_batch_lowers_the_budget_and_loses_no_clip() -> None:
+    async def run() -> None:
+        engine = Engine(limit_tokens=50)  # four clips of 11 tokens
+        batcher = ClipBatcher(engine, VisionTuning(max_batch_clips=16, batch_wait_s=0.01))
+        answers = await all_of(batcher, *(request(f"c{i}") for i in range(16)))
+        assert said(answers) == [f"C{i}" for i in range(16)]
+        # No reading was taken before the first batch: 16, 8, then what fits.
+        assert [len(start) for start in engine.starts[:3]] == [16, 8, 4]
+        assert engine.failed_starts == 2
+        assert engine.peak_tokens <= 50
+
+    asyncio.run(run())
+
+
+def test_once_learnt_what_a_token_takes_no_batch_runs_out_of_memory() -> None:
+    async def run() -> None:
+        engine = Engine(limit_tokens=100)
+        batcher = ClipBatcher(engine, VisionTuning(max_batch_clips=64, batch_wait_s=0.01))
+        batcher.budget = MemoryBudget(engine.memory())
+        answers = await all_of(batcher, *(request(f"c{i}", frames=1) for i in range(40)))
+        assert said(answers) == [f"C{i}" for i in range(40)]
+        assert engine.failed_starts == 0
+        # A device with so little free begins with one frame, then doubles up to nine tenths of what is free.
+        assert [len(start) for start in engine.starts[:4]] == [1, 2, 4, 8]
+        assert max(len(start) for start in engine.starts) == 8
+
+    asyncio.run(run())
+
+
+def test_a_clip_that_fits_alone_waits_until_it_is_alone() -> None:
+    async def run() -> None:
+        engine = Engine(limit_tokens=80)
+        batcher = ClipBatcher(engine, VisionTuning(max_batch_clips=8, batch_wait_s=0.01))
+        answers = await all_of(batcher, request("a", 5), request("large", 60), request("b", 5))
+        assert said(answers) == ["A", "LARGE", "B"]
+        assert engine.peak_tokens <= 80
+
+    asyncio.run(run())
+
+
+def test_a_clip_that_does_not_fit_alone_is_refused_for_good_and_harms_nobody() -> None:
+    async def run() -> None:
+        engine = Engine(limit_tokens=50)
+        batcher = ClipBatcher(engine, VisionTuning(max_batch_clips=8, batch_wait_s=0.01))
+        answers = await all_of(batcher, request("a"), request("giant", 100), request("b"))
+        assert said(answers) == ["A", "ClipRejected", "B"]
+        assert batcher.failures_in_a_row == 0
+
+    asyncio.run(run())
+
+
+def test_out_of_memory_in_a_step_is_split_as_well() -> None:
+    async def run() -> None:
+        engine = Engine()
+        engine.step_error = OutOfMemory("in a step")
+        batcher = ClipBatcher(engine, VisionTuning(max_batch_clips=4, batch_wait_s=0.01))
+        answers = await all_of(batcher, *(request(f"c{i}", 3) for i in range(4)))
+        assert said(answers) == ["C0", "C1", "C2", "C3"]
+        assert [len(start) for start in engine.starts] == [4, 2, 2]
+
+    asyncio.run(run())
+
+
+def test_a_lost_device_fails_all_at_once_and_takes_nothing_more() -> None:
+    async def run() -> None:
+        engine = Engine()
+        engine.step_error = DeviceLost("gone")
+        batcher = ClipBatcher(engine, VisionTuning(max_batch_clips=2, batch_wait_s=0.01))
+        answers = await all_of(batcher, *(request(f"c{i}", 3) for i in range(4)))
+        assert said(answers) == ["DeviceLost"] * 4
+        assert batcher.lost is not None
+        with pytest.raises(DeviceLost):
+            await batcher.describe(request("after"))
+        assert len(engine.starts) == 1
 
     asyncio.run(run())

@@ -13,7 +13,6 @@ import pytest
 from deployments.contracts import (
     Caption,
     DescribeRequest,
-    EngineRequest,
     FrameBatch,
     GenerationOptions,
     TextRequest,
@@ -22,6 +21,7 @@ from deployments.contracts import (
 from deployments.errors import ClipRejected, EngineFailed, InvalidConfig, ModelLoadFailed
 from deployments.settings import Failure, SimulatedSettings, VisionSettings
 from deployments.vision.deployment import VisionModel
+from deployments.vision.engine import Prepared
 from deployments.vision.prompts import events_prompt
 from deployments.vision.simulated import SimulatedEngine
 
@@ -89,15 +89,15 @@ def test_a_status_call_begins_the_load_at_startup_but_not_on_first_use() -> None
     assert asyncio.run(state_after_status("first_use")) == "cold"
 
 
-class BrokenEngine:
+class BrokenEngine(SimulatedEngine):
+    def __init__(self) -> None:
+        super().__init__(SimulatedSettings())
+
     def load(self) -> None:
         raise ModelLoadFailed("no weights here")
 
-    def describe(self, requests: Sequence[EngineRequest]) -> list[Caption]:
+    def start(self, batch: Sequence[Prepared]) -> None:
         raise AssertionError("must not be called")
-
-    def check(self) -> None:
-        return None
 
 
 def test_a_model_that_cannot_load_says_why_to_every_caller() -> None:

@@ -1,0 +1,61 @@
+"""The keys and values of the sequences under way: a row each, of its own length, on the device."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+_MOST_SPARE = 4
+"""How many times larger than needed an empty cache may be before its memory is given back."""
+
+
+class CacheRows:
+    """For each layer keys and values (rows, key heads, columns, head size); a row's columns are used from the left.
+
+    The first `rows` rows are in use: who leaves is to be replaced by the last one. Room is made before a sequence
+    begins and for all that it may come to write, so that no step can run out of memory for it.
+    """
+
+    def __init__(self, layers: int, heads: int, head_size: int, *, device: torch.device, dtype: torch.dtype) -> None:
+        self._heads, self._head_size = heads, head_size
+        self._made: dict[str, Any] = {"device": device, "dtype": dtype}
+        self.keys, self.values = ([self._empty(0, 0) for _ in range(layers)] for _ in range(2))
+        self.rows = 0
+
+    def make_room(self, rows: int, columns: int) -> None:
+        """Make room for so many rows and columns in all. An empty cache that is far too large is made anew."""
+        rows_now, columns_now = self.keys[0].shape[0], self.keys[0].shape[2]
+        if self.rows == 0 and rows_now * columns_now > _MOST_SPARE * rows * columns:
+            self.clear()
+            rows_now = columns_now = 0
+        if rows <= rows_now and columns <= columns_now:
+            return
+        rows, columns = max(rows, rows_now), max(columns, columns_now)
+        for parts in (self.keys, self.values):
+            for at, part in enumerate(parts):
+                larger = self._empty(rows, columns)
+                larger[: self.rows, :, :columns_now] = part[: self.rows]
+                parts[at] = larger
+
+    def add(self, cache: Any, lengths: Sequence[int]) -> None:
+        """Take over the sequences of a `DynamicCache`: row n holds `lengths[n]` columns, padded on the right."""
+        first, self.rows = self.rows, self.rows + len(lengths)
+        columns = max(lengths)
+        for layer, keys, values in zip(cache.layers, self.keys, self.values, strict=True):
+            keys[first : self.rows, :, :columns] = layer.keys
+            values[first : self.rows, :, :columns] = layer.values
+
+    def move(self, source: int, target: int) -> None:
+        """Copy a row over another one."""
+        for part in (*self.keys, *self.values):
+            part[target] = part[source]
+
+    def clear(self) -> None:
+        """Give the memory back."""
+        self.rows = 0
+        for parts in (self.keys, self.values):
+            parts[:] = [self._empty(0, 0) for _ in parts]
+
+    def _empty(self, rows: int, columns: int) -> torch.Tensor:
+        # Zeros: what masked columns hold is multiplied by zero, which a NaN would survive.
+        return torch.zeros(rows, self._heads, columns, self._head_size, **self._made)
