@@ -16,6 +16,7 @@ from deployments.vision.qwen.decode import next_scores
 from deployments.vision.qwen.device import DeviceMemory, translate
 from deployments.vision.qwen.encode import Prompt, encode
 from deployments.vision.qwen.load import load_checkpoint
+from deployments.vision.qwen.packed import pack_linears
 from deployments.vision.qwen.prefill import alike, read
 from deployments.vision.qwen.rows import CacheRows
 
@@ -55,6 +56,8 @@ class TransformersEngine(VisionEngine):
         self._stop_ids = frozenset(stop if isinstance(stop, list) else [stop])
         if None in self._stop_ids:
             raise ModelLoadFailed("the checkpoint's generation_config must name eos_token_id, got none")
+        if self._model.device.type == "cpu":
+            pack_linears(self._model)
         text = self._model.config.text_config
         self._rows = CacheRows(
             text.num_hidden_layers,
