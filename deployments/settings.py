@@ -47,12 +47,13 @@ class SimulatedSettings(_Frozen):
 class VisionTuning(_Frozen):
     """What may change while a replica runs: the `user_config` of its deployment."""
 
-    max_batch_clips: Annotated[int, Field(ge=1, le=1024)] = 8
-    """Most clips in one engine call."""
+    max_batch_clips: Annotated[int, Field(ge=1, le=1024)] = 32
+    """Most clips under way in the engine; its memory may hold fewer."""
     batch_wait_s: Annotated[float, Field(ge=0.0, le=10.0)] = 0.005
     """How long an idle engine waits for a first clip's neighbours, in seconds."""
     call_deadline_s: Annotated[float, Field(gt=0.0, le=24 * 3600.0)] = 600.0
-    """An engine call that takes longer is taken for hung: the replica reports unhealthy and Serve replaces it."""
+    """An engine call (the reading of new clips, or steps of a quarter of a second) that takes longer is taken for hung:
+    the replica reports unhealthy and Serve replaces it."""
 
 
 class VisionSettings(_Frozen):

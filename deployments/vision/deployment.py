@@ -40,7 +40,7 @@ class VisionModel:
     def __init__(self, name: str, settings: VisionSettings, engine: VisionEngine | None = None) -> None:
         self._info = model_info(name, settings)
         self._engine = engine if engine is not None else make_engine(settings)
-        self._batcher = ClipBatcher(self._engine, VisionTuning())
+        self.batcher = ClipBatcher(self._engine, VisionTuning())
         self._state: ModelState = "cold"
         self._load_error: ModelLoadFailed | None = None
         self._loading: asyncio.Task[None] | None = None
@@ -48,30 +48,30 @@ class VisionModel:
 
     def reconfigure(self, user_config: dict[str, Any]) -> None:
         """Take new tuning while running. Raises InvalidConfig on an unknown or out-of-range key."""
-        self._batcher.tuning = parse(VisionTuning, user_config, error=InvalidConfig, where="user_config")
+        self.batcher.tuning = parse(VisionTuning, user_config, error=InvalidConfig, where="user_config")
 
     async def status(self) -> ModelStatus:
         """Return the state without touching the engine; the first call starts a load at startup."""
         self._begin_startup_load()
         error = self._load_error.message if self._load_error else None
-        return ModelStatus(self._info, self._state, self._batcher.queued, not self._load_at_startup, error)
+        return ModelStatus(self._info, self._state, self.batcher.queued, not self._load_at_startup, error)
 
     async def describe(self, request: DescribeRequest) -> Caption:
         """Caption one clip. Raises ModelLoadFailed, EngineFailed, ClipRejected."""
         await self._ensure_loaded()
-        return await self._batcher.describe(request)
+        return await self.batcher.describe(request)
 
     async def write(self, request: TextRequest) -> Caption:
         """Go on with a conversation. Raises ModelLoadFailed, EngineFailed, ClipRejected where it is too long."""
         await self._ensure_loaded()
-        return await self._batcher.describe(request)
+        return await self.batcher.describe(request)
 
     async def check_health(self) -> None:
         """Raise EngineFailed when the loaded model cannot be used; Serve then replaces the replica."""
         self._begin_startup_load()
         if self._load_error is not None:
             raise self._load_error
-        batcher = self._batcher
+        batcher = self.batcher
         if batcher.lost is not None:
             raise batcher.lost
         if batcher.failures_in_a_row >= _BROKEN_AFTER_FAILURES:
@@ -104,8 +104,8 @@ class VisionModel:
         """Load once; a failure is kept for every caller and makes the replica unhealthy, so that Serve replaces it."""
         self._state = "loading"
         try:
-            await self._batcher.on_engine(self._engine.load)
-            self._batcher.budget = MemoryBudget(await self._batcher.on_engine(self._engine.memory))
+            await self.batcher.on_engine(self._engine.load)
+            self.batcher.budget = MemoryBudget(await self.batcher.on_engine(self._engine.memory))
         except Exception as error:
             unforeseen = ModelLoadFailed(f"the model must load, got {type(error).__name__}")
             self._load_error = error if isinstance(error, ModelLoadFailed) else unforeseen

@@ -5,6 +5,8 @@ from typing import Any
 import torch
 from torch import nn
 
+_LEAST_WEIGHTS = 2**18
+"""Of a layer that gains: the operation itself takes 15 us, as long as the stock one for a layer of half the size."""
 _ROWS_HINT = 16
 """The layout is chosen for so many rows; measured, it serves 1 to 1,024 alike."""
 
@@ -29,7 +31,7 @@ class PackedLinear(nn.Module):
 
 
 def pack_linears(model: nn.Module) -> None:
-    """Replace every plain fp32 linear layer of a model on a CPU in place, where PyTorch was built with oneDNN.
+    """Replace the large fp32 linear layers of a model on a CPU in place, where PyTorch was built with oneDNN.
 
     Those of 16 bits go through oneDNN in the stock way already, as far as the CPU can compute with them at all.
     """
@@ -37,5 +39,9 @@ def pack_linears(model: nn.Module) -> None:
         return
     for module in list(model.modules()):
         for name, child in module.named_children():
-            if type(child) is nn.Linear and child.weight.dtype == torch.float32:
+            if type(child) is nn.Linear and _gains(child.weight):
                 setattr(module, name, PackedLinear(child))
+
+
+def _gains(weight: torch.Tensor) -> bool:
+    return weight.dtype == torch.float32 and weight.numel() >= _LEAST_WEIGHTS

@@ -21,6 +21,7 @@ from deployments.vision.demo.sample import SCENES
 from deployments.vision.prompts import DEFAULT_PROMPT
 from deployments.vision.qwen.encode import VIDEO_TOKEN
 from deployments.vision.qwen.engine import TransformersEngine
+from deployments.vision.qwen.packed import pack_linears
 from deployments.vision.qwen.prefill import alike
 
 CPU = VisionSettings(checkpoint="demo", dtype="fp32", device="cpu")
@@ -53,7 +54,7 @@ def texts(captions: Sequence[Caption]) -> list[str]:
 
 
 # Clips of different lengths, so that a batch needs padding; one is a single frame, which goes in as an image.
-MIXED = [request(0, 10), request(1, 4), request(2, 8), request(3, 1), request(4, 6), request(5, 9), request(0, 2)]
+MIXED = [request(number, count) for number, count in enumerate((10, 4, 8, 1, 6, 9, 2, 16))]
 
 
 def test_a_caption_says_what_was_drawn_and_why_it_ended(engine: TransformersEngine) -> None:
@@ -283,3 +284,19 @@ def test_a_truncated_checkpoint_is_refused_and_names_no_path(tmp_path: Path) -> 
     with pytest.raises(ModelLoadFailed, match="must be a directory with") as caught:
         TransformersEngine(CPU.model_copy(update={"checkpoint": str(tmp_path / "cut")})).load()
     assert str(tmp_path) not in caught.value.message
+
+
+def test_a_packed_layer_multiplies_as_the_stock_one_and_only_large_plain_ones_are_packed() -> None:
+    torch.manual_seed(0)
+    model = torch.nn.ModuleDict({"large": torch.nn.Linear(512, 640), "small": torch.nn.Linear(512, 64, bias=False)})
+    rows = torch.randn(3, 7, 512)
+    with torch.inference_mode():
+        expected = {name: layer(rows) for name, layer in model.items()}
+        pack_linears(model)
+        assert {name: type(layer).__name__ for name, layer in model.items()} == {
+            "large": "PackedLinear",
+            "small": "Linear",
+        }
+        for name, layer in model.items():
+            torch.testing.assert_close(layer(rows), expected[name])
+            torch.testing.assert_close(layer(rows[0, 0][None]), expected[name][0, 0][None])
