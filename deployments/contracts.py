@@ -143,7 +143,7 @@ class ModelInfo:
 
     `revision` names the checkpoint and the engine settings as configured; weights that move behind the same name (a hub
     branch, an overwritten directory) it cannot tell apart. `notice` is what
-    people must be told wherever the model's words are shown.
+    people must be told wherever the model's words are shown. `choice` says why `auto` took this one.
     """
 
     name: str
@@ -152,3 +152,4 @@ class ModelInfo:
     frame_spec: FrameSpec
     max_frames: int
     notice: str | None = None
+    choice: str | None = None

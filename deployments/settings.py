@@ -4,6 +4,9 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+Quantization = Literal["none", "nf4", "int8"]
+"""How weights are stored: as they are, in 4 bits (NormalFloat with double quantisation), or in 8."""
+
 
 class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
@@ -54,6 +57,8 @@ class VisionTuning(_Frozen):
     call_deadline_s: Annotated[float, Field(gt=0.0, le=24 * 3600.0)] = 600.0
     """An engine call (the reading of new clips, or steps of a quarter of a second) that takes longer is taken for hung:
     the replica reports unhealthy and Serve replaces it."""
+    idle_unload_s: Annotated[float, Field(gt=0.0)] | None = None
+    """After so many seconds without work the weights leave the device; the next clip brings them back. None: never."""
 
 
 class VisionSettings(_Frozen):
@@ -61,13 +66,14 @@ class VisionSettings(_Frozen):
 
     engine: Literal["transformers", "simulated"] = "transformers"
     checkpoint: str = "demo"
-    """`demo` (shipped), a directory, or a hub id such as `Qwen/Qwen2.5-VL-7B-Instruct`."""
+    """`demo` (shipped), a directory, a hub id such as `Qwen/Qwen2.5-VL-7B-Instruct`, or `auto`: the largest
+    Qwen2.5-VL whose weights leave memory for frames on the replica's device."""
     revision: str | None = None
     """The hub's branch, tag or commit; None: its default branch."""
     dtype: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
     """Compute type; auto: bf16 on a GPU that has it, fp16 on one that has not, fp32 on a CPU."""
-    quantization: Literal["none", "nf4", "int8"] = "none"
-    """Weight storage; nf4 is 4-bit NormalFloat with double quantisation."""
+    quantization: Quantization | Literal["auto"] = "none"
+    """Weight storage; auto: the widest of none, int8 and nf4 that leaves memory for frames, on a CPU none."""
     attention: Literal["auto", "flash_attention_2", "sdpa", "eager"] = "auto"
     """auto: flash_attention_2 on a GPU where flash-attn is installed, else sdpa."""
     device: Literal["auto", "cpu", "cuda"] = "auto"

@@ -15,6 +15,7 @@ from deployments.errors import AppError, ClipRejected, DeviceLost, EngineFailed,
 from deployments.settings import VisionTuning
 from deployments.vision.budget import MemoryBudget
 from deployments.vision.engine import MemoryReading, Prepared, VisionEngine
+from deployments.vision.observer import Observer
 
 Answer = TypeVar("Answer")
 
@@ -46,8 +47,9 @@ class ClipBatcher:
     is needed to stop: the loop's task ends whenever no clip is left.
     """
 
-    def __init__(self, engine: VisionEngine, tuning: VisionTuning) -> None:
+    def __init__(self, engine: VisionEngine, tuning: VisionTuning, observer: Observer | None = None) -> None:
         self.tuning = tuning
+        self._observer = observer or Observer()
         self.budget = MemoryBudget(None)
         self.failures_in_a_row = 0
         self.lost: DeviceLost | None = None
@@ -93,6 +95,7 @@ class ClipBatcher:
             while self._waiting or self._under_way:
                 await self._leave_with_callers()
                 self._arrived = False
+                self._observer.waiting(len(self._waiting))
                 if batch := self._next_batch():
                     await self._start(batch)
                 if self._under_way:
@@ -140,12 +143,19 @@ class ClipBatcher:
             return
         finally:
             self.busy_since_s = None
+        read_s = time.perf_counter() - begun_s
         self.budget.fitted(tokens, reading)
+        self._observer.began(
+            clips=len(batch),
+            frames=sum(clip.prepared.frame_count for clip in batch),
+            cache_tokens=tokens,
+            read_s=read_s,
+            memory=reading,
+        )
         self._most_next = None
         self._under_way += batch
-        share_s = (time.perf_counter() - begun_s) / len(batch)
         for clip in batch:
-            clip.queue_s, clip.engine_s = begun_s - clip.since_s, share_s
+            clip.queue_s, clip.engine_s = begun_s - clip.since_s, read_s / len(batch)
             clip.company = len(self._under_way)
 
     def _start_and_read(self, batch: Sequence[Prepared]) -> MemoryReading | None:
@@ -175,6 +185,7 @@ class ClipBatcher:
                     caption, engine_s=clip.engine_s, queue_s=clip.queue_s, batch_clips=clip.company
                 )
                 clip.answer.set_result(timed)
+                self._observer.ended(timed, frames=clip.prepared.frame_count)
         self._under_way = [clip for clip in self._under_way if clip.prepared not in ended]
         if ended:
             self.failures_in_a_row = 0
@@ -201,6 +212,7 @@ class ClipBatcher:
             return
         if isinstance(error, OutOfMemory):
             if company:
+                self._observer.ran_out_of_memory()
                 logger.warning("out of memory", extra={"clips": len(clips), "budget_tokens": self.budget.tokens})
                 self._most_next = max(len(clips) // 2, 1)
                 clips[0].alone = len(clips) == 1
@@ -210,6 +222,7 @@ class ClipBatcher:
             return
         if isinstance(error, EngineFailed):
             self.failures_in_a_row += 1
+            self._observer.failed()
             logger.warning("engine call failed", exc_info=error, extra={"clips": len(clips)})
         if isinstance(error, AppError) and len(clips) > 1:
             for clip in clips:

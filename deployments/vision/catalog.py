@@ -32,7 +32,7 @@ def is_demo(settings: VisionSettings) -> bool:
     return settings.engine == "transformers" and settings.checkpoint == "demo"
 
 
-def model_info(name: str, settings: VisionSettings) -> ModelInfo:
+def model_info(name: str, settings: VisionSettings, choice: str | None = None) -> ModelInfo:
     """Describe the model `name` without loading it; settings win over what the checkpoint was trained for."""
     trained = _DEMO if is_demo(settings) else _QWEN
     spec = FrameSpec(
@@ -54,4 +54,5 @@ def model_info(name: str, settings: VisionSettings) -> ModelInfo:
         frame_spec=spec,
         max_frames=settings.max_frames or trained.max_frames,
         notice=notice,
+        choice=choice,
     )

@@ -3,17 +3,19 @@
 import asyncio
 import logging
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from deployments.contracts import Caption, DescribeRequest, ModelInfo, TextRequest
+from deployments.contracts import Caption, DescribeRequest, EngineRequest, ModelInfo, TextRequest
 from deployments.errors import EngineFailed, InvalidConfig, ModelLoadFailed
 from deployments.settings import VisionSettings, VisionTuning
 from deployments.validation import parse
 from deployments.vision.batcher import ClipBatcher
 from deployments.vision.budget import MemoryBudget
 from deployments.vision.catalog import model_info
-from deployments.vision.engine import VisionEngine, make_engine
+from deployments.vision.engine import VisionEngine, make_engine, settled
+from deployments.vision.observer import Observer
 
 ModelState = Literal["cold", "loading", "ready", "failed"]
 
@@ -25,26 +27,52 @@ _BROKEN_AFTER_FAILURES = 16
 
 @dataclass(frozen=True, slots=True)
 class ModelStatus:
-    """How a replica's model is: `error` says why when the state is `failed`."""
+    """How a replica's model is: `error` says why when the state is `failed`, `load_progress` in [0, 1] how far it is
+    when it is `loading`."""
 
     info: ModelInfo
     state: ModelState
     queued_clips: int
     loads_on_first_use: bool
     error: str | None = None
+    load_progress: float | None = None
 
 
 class VisionModel:
-    """One replica of one named model. A plain class: `build_app` makes it a Serve deployment."""
+    """One replica of one named model. A plain class: `build_app` makes it a Serve deployment.
 
-    def __init__(self, name: str, settings: VisionSettings, engine: VisionEngine | None = None) -> None:
-        self._info = model_info(name, settings)
-        self._engine = engine if engine is not None else make_engine(settings)
-        self.batcher = ClipBatcher(self._engine, VisionTuning())
+    Cold, it loads at its start or with the first clip; without work for `idle_unload_s` it gives its device back and is
+    cold again, until the next clip.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        settings: VisionSettings,
+        engine: VisionEngine | None = None,
+        *,
+        gpu_share: Callable[[], float | None] = lambda: None,
+        observer: Observer | None = None,
+    ) -> None:
+        """Take the part of a GPU that `gpu_share` names (None: a whole one, or none at all), asked in the replica."""
+        self._observer = observer or Observer()
         self._state: ModelState = "cold"
         self._load_error: ModelLoadFailed | None = None
+        self._info = model_info(name, settings)
+        try:
+            settings, choice = settled(settings, gpu_share=gpu_share())
+            self._info = model_info(name, settings, choice)
+            if choice is not None:
+                logger.info("model chosen", extra={"model": name, "choice": choice})
+        except ModelLoadFailed as error:
+            self._fail_to_load(error)
+        self._engine = engine if engine is not None else make_engine(settings, gpu_share=gpu_share())
+        self.batcher = ClipBatcher(self._engine, VisionTuning(), self._observer)
         self._loading: asyncio.Task[None] | None = None
+        self._load_progress = 0.0
         self._load_at_startup = settings.load == "startup"
+        self._calls = 0
+        self._idle: asyncio.TimerHandle | None = None
 
     def reconfigure(self, user_config: dict[str, Any]) -> None:
         """Take new tuning while running. Raises InvalidConfig on an unknown or out-of-range key."""
@@ -53,18 +81,31 @@ class VisionModel:
     async def status(self) -> ModelStatus:
         """Return the state without touching the engine; the first call starts a load at startup."""
         self._begin_startup_load()
-        error = self._load_error.message if self._load_error else None
-        return ModelStatus(self._info, self._state, self.batcher.queued, not self._load_at_startup, error)
+        return ModelStatus(
+            self._info,
+            self._state,
+            self.batcher.queued,
+            loads_on_first_use=not self._load_at_startup,
+            error=self._load_error.message if self._load_error else None,
+            load_progress=round(self._load_progress, 3) if self._state == "loading" else None,
+        )
 
     async def describe(self, request: DescribeRequest) -> Caption:
         """Caption one clip. Raises ModelLoadFailed, EngineFailed, ClipRejected."""
-        await self._ensure_loaded()
-        return await self.batcher.describe(request)
+        return await self._answer(request)
 
     async def write(self, request: TextRequest) -> Caption:
         """Go on with a conversation. Raises ModelLoadFailed, EngineFailed, ClipRejected where it is too long."""
-        await self._ensure_loaded()
-        return await self.batcher.describe(request)
+        return await self._answer(request)
+
+    async def _answer(self, request: EngineRequest) -> Caption:
+        self._calls += 1
+        try:
+            await self._ensure_loaded()
+            return await self.batcher.describe(request)
+        finally:
+            self._calls -= 1
+            self._wait_for_idleness()
 
     async def check_health(self) -> None:
         """Raise EngineFailed when the loaded model cannot be used; Serve then replaces the replica."""
@@ -102,16 +143,47 @@ class VisionModel:
 
     async def _load(self) -> None:
         """Load once; a failure is kept for every caller and makes the replica unhealthy, so that Serve replaces it."""
-        self._state = "loading"
+        if self._load_error is not None:
+            return
+        self._state, self._load_progress = "loading", 0.0
+        begun_s = time.monotonic()
         try:
-            await self.batcher.on_engine(self._engine.load)
+            await self.batcher.on_engine(self._engine.load, self._heard_progress)
             self.batcher.budget = MemoryBudget(await self.batcher.on_engine(self._engine.memory))
         except Exception as error:
             unforeseen = ModelLoadFailed(f"the model must load, got {type(error).__name__}")
-            self._load_error = error if isinstance(error, ModelLoadFailed) else unforeseen
-            self._state = "failed"
-            # Callers get one line without paths; the reason behind it is for the log.
-            logger.error("model load failed", exc_info=error, extra={"model": self._info.name})
+            self._fail_to_load(error if isinstance(error, ModelLoadFailed) else unforeseen)
         else:
             self._state = "ready"
-            logger.info("model loaded", extra={"model": self._info.name, "revision": self._info.revision})
+            load_s = time.monotonic() - begun_s
+            self._observer.loaded(load_s)
+            logger.info(
+                "model loaded",
+                extra={"model": self._info.name, "revision": self._info.revision, "load_s": round(load_s, 3)},
+            )
+            self._wait_for_idleness()
+
+    def _heard_progress(self, share: float) -> None:
+        self._load_progress = share
+
+    def _fail_to_load(self, error: ModelLoadFailed) -> None:
+        self._load_error, self._state = error, "failed"
+        # Callers get one line without paths; the reason behind it is for the log.
+        logger.error("model load failed", exc_info=error, extra={"model": self._info.name})
+
+    def _wait_for_idleness(self) -> None:
+        """Begin to count the idle seconds anew."""
+        if self._idle is not None:
+            self._idle.cancel()
+        idle_s = self.batcher.tuning.idle_unload_s
+        if idle_s is not None and self._calls == 0 and self._state == "ready":
+            self._idle = asyncio.get_running_loop().call_later(idle_s, self._unload)
+
+    def _unload(self) -> None:
+        """Give the device back. Whoever calls from now on begins a load, which the engine's thread does after this."""
+        if self._calls or self._state != "ready":
+            return
+        self._state, self._loading, self._load_at_startup = "cold", None, False
+        self._unloading = asyncio.create_task(self.batcher.on_engine(self._engine.unload))
+        self._observer.unloaded()
+        logger.info("model unloaded", extra={"model": self._info.name})

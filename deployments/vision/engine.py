@@ -1,12 +1,13 @@
 """What an engine is: code that turns frames and questions into words on one device and knows nothing of Ray."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from deployments.contracts import Caption, EngineRequest
 from deployments.settings import VisionSettings
+from deployments.vision.choice import choose, is_auto
 
 
 class Prepared(Protocol):
@@ -26,10 +27,17 @@ class MemoryReading:
     """Bytes of the engine's device: `free_bytes` that it could still take, `peak_bytes` most taken since the last one.
 
     Both are counted from what the loaded model takes when nothing is under way, so that they can be compared.
+    `allocated_bytes` are the process's in all, `reserved_bytes` with what its allocator keeps for later.
     """
 
     free_bytes: int
     peak_bytes: int
+    allocated_bytes: int = 0
+    reserved_bytes: int = 0
+
+
+def unheard(share: float) -> None:
+    """Take no notice of how far a load is."""
 
 
 class VisionEngine(ABC):
@@ -40,8 +48,12 @@ class VisionEngine(ABC):
     """
 
     @abstractmethod
-    def load(self) -> None:
-        """Bring the weights onto the device. Raises ModelLoadFailed."""
+    def load(self, report: Callable[[float], None] = unheard) -> None:
+        """Bring the weights onto the device and make ready; `report` hears the share done. Raises ModelLoadFailed."""
+
+    @abstractmethod
+    def unload(self) -> None:
+        """Give the device back, all of it; nothing is under way. It may be loaded again."""
 
     @abstractmethod
     def check(self) -> None:
@@ -84,12 +96,26 @@ class VisionEngine(ABC):
         return [captions[id(one)] for one in batch]
 
 
-def make_engine(settings: VisionSettings) -> VisionEngine:
-    """Build the engine that `settings.engine` names; heavy libraries are imported only here and only for it."""
+def make_engine(settings: VisionSettings, *, gpu_share: float | None = None) -> VisionEngine:
+    """Build the engine that `settings.engine` names; heavy libraries are imported only here and only for it.
+
+    `gpu_share` is the part of a GPU that it may take, None: all of it.
+    """
     if settings.engine == "simulated":
         from deployments.vision.simulated import SimulatedEngine
 
         return SimulatedEngine(settings.simulated)
     from deployments.vision.qwen.engine import TransformersEngine
 
-    return TransformersEngine(settings)
+    return TransformersEngine(settings, gpu_share=gpu_share)
+
+
+def settled(settings: VisionSettings, *, gpu_share: float | None) -> tuple[VisionSettings, str | None]:
+    """Return the settings without `auto`, by what is free on this machine now, and why. Raises ModelLoadFailed."""
+    if not is_auto(settings):
+        return settings, None
+    from deployments.vision.qwen.device import unused_bytes
+    from deployments.vision.qwen.load import choose_device
+
+    device = choose_device(settings)
+    return choose(settings, free_bytes=unused_bytes(device, gpu_share), on_gpu=device.type == "cuda")

@@ -4,15 +4,16 @@ import json
 import os
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from deployments.contracts import Caption, DescribeRequest, EngineRequest, TextRequest
 from deployments.errors import ClipRejected, EngineFailed, OutOfMemory
 from deployments.settings import Failure, SimulatedSettings
-from deployments.vision.engine import MemoryReading, Prepared, VisionEngine
+from deployments.vision.engine import MemoryReading, Prepared, VisionEngine, unheard
 from deployments.vision.prompts import first_kind
 
+_LOAD_PARTS = 10
 _FOREVER_S = 10 * 365 * 24 * 3600.0
 
 
@@ -44,8 +45,13 @@ class SimulatedEngine(VisionEngine):
         self._under_way: list[_Request] = []
         self._peak_tokens = 0
 
-    def load(self) -> None:
-        time.sleep(self._settings.load_s)
+    def load(self, report: Callable[[float], None] = unheard) -> None:
+        for part in range(1, _LOAD_PARTS + 1):
+            time.sleep(self._settings.load_s / _LOAD_PARTS)
+            report(part / _LOAD_PARTS)
+
+    def unload(self) -> None:
+        return None
 
     def check(self) -> None:
         return None

@@ -15,11 +15,22 @@ _NO_HOST_MEMORY = "can't allocate memory"
 """In what PyTorch's CPU allocator raises, as a plain RuntimeError."""
 
 
+def unused_bytes(device: torch.device, gpu_share: float | None) -> int:
+    """Return what this process could still take, of its share of a GPU where it has only a part."""
+    if device.type != "cuda":
+        return psutil.virtual_memory().available
+    unused, total = torch.cuda.mem_get_info(device)
+    taken = torch.cuda.memory_allocated(device)
+    # What the allocator keeps for later is free to this process.
+    unused += torch.cuda.memory_reserved(device) - taken
+    return unused if gpu_share is None else min(unused, int(gpu_share * total) - taken)
+
+
 class DeviceMemory:
     """The memory of one device, as this process may use it, counted from what was in use at construction."""
 
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
+    def __init__(self, device: torch.device, gpu_share: float | None) -> None:
+        self._device, self._share = device, gpu_share
         self.tokens_at_once = _CUDA_TOKENS_AT_ONCE if device.type == "cuda" else _CPU_TOKENS_AT_ONCE
         self._loaded_bytes = 0
         self._loaded_bytes = self._in_use()
@@ -29,7 +40,13 @@ class DeviceMemory:
         """Return what is free and the peak since the last reading."""
         in_use, peak = self._in_use(), self._peak()
         self._forget_peak()
-        return MemoryReading(free_bytes=in_use + self._unused(), peak_bytes=peak)
+        allocated = in_use + self._loaded_bytes
+        return MemoryReading(
+            free_bytes=in_use + unused_bytes(self._device, self._share),
+            peak_bytes=peak,
+            allocated_bytes=allocated,
+            reserved_bytes=torch.cuda.memory_reserved(self._device) if self._device.type == "cuda" else allocated,
+        )
 
     def release(self) -> None:
         """Give back what the allocator keeps for later."""
@@ -40,15 +57,6 @@ class DeviceMemory:
         if self._device.type == "cuda":
             return torch.cuda.memory_allocated(self._device) - self._loaded_bytes
         return psutil.Process().memory_info().rss - self._loaded_bytes
-
-    def _unused(self) -> int:
-        if self._device.type == "cuda":
-            unused, _ = torch.cuda.mem_get_info(self._device)
-            kept = torch.cuda.memory_reserved(self._device) - torch.cuda.memory_allocated(self._device)
-            share = torch.cuda.get_per_process_memory_fraction(self._device)
-            total = torch.cuda.get_device_properties(self._device).total_memory
-            return min(unused + kept, int(share * total) - torch.cuda.memory_allocated(self._device))
-        return psutil.virtual_memory().available
 
     def _peak(self) -> int:
         if self._device.type == "cuda":
@@ -63,6 +71,12 @@ class DeviceMemory:
         else:
             with open("/proc/self/clear_refs", "w") as refs:
                 refs.write("5")  # "reset the peak resident set size", proc(5)
+
+
+def take_share(device: torch.device, gpu_share: float | None) -> None:
+    """Hold this process to its part of a GPU, so that several replicas share one: what is more runs out of memory."""
+    if device.type == "cuda" and gpu_share is not None:
+        torch.cuda.set_per_process_memory_fraction(min(gpu_share, 1.0), device)
 
 
 def translate(error: RuntimeError) -> EngineFailed:

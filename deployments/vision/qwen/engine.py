@@ -1,24 +1,35 @@
 """Captions from a Qwen2.5-VL checkpoint: transformers' weights and modules, sequences that come and go on their own."""
 
-from collections.abc import Iterator, Sequence
+import gc
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 
-from deployments.contracts import Caption, EngineRequest, FinishReason
+from deployments.contracts import (
+    Caption,
+    DescribeRequest,
+    EngineRequest,
+    FinishReason,
+    FrameBatch,
+    GenerationOptions,
+)
 from deployments.errors import ClipRejected, EngineFailed, ModelLoadFailed
 from deployments.native_heap import keep_large_blocks
 from deployments.settings import VisionSettings
-from deployments.vision.engine import MemoryReading, Prepared, VisionEngine
+from deployments.vision.engine import MemoryReading, Prepared, VisionEngine, unheard
 from deployments.vision.qwen.choose import Chooser
 from deployments.vision.qwen.decode import next_scores
-from deployments.vision.qwen.device import DeviceMemory, translate
+from deployments.vision.qwen.device import DeviceMemory, take_share, translate
 from deployments.vision.qwen.encode import Prompt, encode
-from deployments.vision.qwen.load import load_checkpoint
+from deployments.vision.qwen.load import choose_device, load_checkpoint
 from deployments.vision.qwen.packed import pack_linears
 from deployments.vision.qwen.prefill import alike, read
 from deployments.vision.qwen.rows import CacheRows
+
+_WARM_UP_SIDES = (112, 196)
 
 
 class _Sequence:
@@ -38,8 +49,8 @@ class _Sequence:
 class TransformersEngine(VisionEngine):
     """Whatever is under way shares each step; what a sequence says depends on its prompt alone."""
 
-    def __init__(self, settings: VisionSettings) -> None:
-        self._settings = settings
+    def __init__(self, settings: VisionSettings, *, gpu_share: float | None = None) -> None:
+        self._settings, self._gpu_share = settings, gpu_share
         self._model: Any = None
         self._tokenizer: Any = None
         self._dtype = torch.float32
@@ -49,9 +60,10 @@ class TransformersEngine(VisionEngine):
         self._sequences: list[_Sequence] = []
         self._ended: list[_Sequence] = []
 
-    def load(self) -> None:
+    def load(self, report: Callable[[float], None] = unheard) -> None:
         keep_large_blocks()
-        self._model, self._tokenizer, self._dtype = load_checkpoint(self._settings)
+        take_share(choose_device(self._settings), self._gpu_share)
+        self._model, self._tokenizer, self._dtype = load_checkpoint(self._settings, report)
         stop = self._model.generation_config.eos_token_id
         self._stop_ids = frozenset(stop if isinstance(stop, list) else [stop])
         if None in self._stop_ids:
@@ -66,7 +78,23 @@ class TransformersEngine(VisionEngine):
             device=self._model.device,
             dtype=self._dtype,
         )
-        self._memory = DeviceMemory(self._model.device)
+        self._memory = DeviceMemory(self._model.device, self._gpu_share)
+        self._warm_up()
+
+    def unload(self) -> None:
+        self._model = self._tokenizer = None
+        del self._rows
+        gc.collect()
+        self._memory.release()
+
+    def _warm_up(self) -> None:
+        """Let libraries choose and build what they need for a first time, so that no clip waits for it."""
+        frames = np.zeros((2, *_WARM_UP_SIDES, 3), np.uint8)
+        clip = FrameBatch(frames, np.arange(2, dtype=np.float64))
+        try:
+            self.describe([DescribeRequest(clip, "", GenerationOptions(max_tokens=2))])
+        except EngineFailed as error:
+            raise ModelLoadFailed(f"the loaded model must describe a clip, got: {error.message}") from error
 
     def check(self) -> None:
         weight = next(self._model.parameters())

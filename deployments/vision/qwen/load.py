@@ -1,6 +1,7 @@
 """Load a Qwen2.5-VL checkpoint with the real classes, as the settings say."""
 
 import importlib.util
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,13 @@ from transformers.utils import logging as transformers_logging
 from deployments.errors import ModelLoadFailed
 from deployments.settings import VisionSettings
 from deployments.vision.catalog import DEMO_DIR, is_demo
+from deployments.vision.engine import unheard
 from deployments.vision.qwen.vision import batch_attention, cut_patches_by_product
 
 _NF4_BLOCK_WEIGHTS = 64
 """Weights that share a scale: bitsandbytes' default."""
+_WEIGHTS_BAR = "Loading weights"
+"""What transformers calls the bar that counts them; called otherwise, no progress is told."""
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
@@ -62,10 +66,13 @@ def quantization_config(settings: VisionSettings, dtype: torch.dtype) -> BitsAnd
     return None
 
 
-def load_checkpoint(settings: VisionSettings) -> tuple[Qwen2_5_VLForConditionalGeneration, Any, torch.dtype]:
+def load_checkpoint(
+    settings: VisionSettings, report: Callable[[float], None] = unheard
+) -> tuple[Qwen2_5_VLForConditionalGeneration, Any, torch.dtype]:
     """Return the model in evaluation mode on its device, its tokenizer, and the compute type.
 
-    Only safetensors are read and no code from the checkpoint is run. Raises ModelLoadFailed.
+    `report` hears what share of the weights is there. Only safetensors are read and no code from the checkpoint is run.
+    Raises ModelLoadFailed.
     """
     device = choose_device(settings)
     dtype = choose_dtype(settings, device)
@@ -75,6 +82,7 @@ def load_checkpoint(settings: VisionSettings) -> tuple[Qwen2_5_VLForConditionalG
     revision: dict[str, Any] = {} if local or settings.revision is None else {"revision": settings.revision}
     # Its bar is made for a terminal; a replica's log is none.
     transformers_logging.disable_progress_bar()
+    hook_before = transformers_logging.set_tqdm_hook(_telling(report))
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False, **revision)
         loaded: Any = Qwen2_5_VLForConditionalGeneration.from_pretrained(
@@ -93,6 +101,8 @@ def load_checkpoint(settings: VisionSettings) -> tuple[Qwen2_5_VLForConditionalG
         raise ModelLoadFailed(
             f"checkpoint must be a {wanted} a Qwen2.5-VL model in safetensors, got {type(error).__name__}"
         ) from error
+    finally:
+        transformers_logging.set_tqdm_hook(hook_before)
     model, found = loaded
     # Transformers fills what a checkpoint lacks with random numbers and only warns.
     if absent := sorted(found["missing_keys"]) + sorted(map(str, found["mismatched_keys"])):
@@ -106,6 +116,23 @@ def load_checkpoint(settings: VisionSettings) -> tuple[Qwen2_5_VLForConditionalG
             if isinstance(module, Linear4bit) and module.in_features % _NF4_BLOCK_WEIGHTS:
                 _read_nf4_of_odd_rows_rightly(module)
     return model, tokenizer, dtype
+
+
+def _telling(report: Callable[[float], None]) -> Callable[[Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]:
+    """Return a hook for transformers' progress bars that reports the one of the weights and leaves the others."""
+
+    def hook(bar: Callable[..., Any], args: tuple[Any, ...], options: dict[str, Any]) -> Any:
+        if options.get("desc") != _WEIGHTS_BAR or not args:
+            return bar(*args, **options)
+        return _reported(list(args[0]), report)
+
+    return hook
+
+
+def _reported(items: list[Any], report: Callable[[float], None]) -> Iterator[Any]:
+    for number, item in enumerate(items, 1):
+        yield item
+        report(number / len(items))
 
 
 def _read_nf4_of_odd_rows_rightly(module: Linear4bit) -> None:

@@ -1,6 +1,6 @@
 import asyncio
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +11,7 @@ from deployments.errors import AppError, ClipRejected, DeviceLost, EngineFailed,
 from deployments.settings import VisionTuning
 from deployments.vision.batcher import ClipBatcher
 from deployments.vision.budget import MemoryBudget
-from deployments.vision.engine import MemoryReading, Prepared, VisionEngine
+from deployments.vision.engine import MemoryReading, Prepared, VisionEngine, unheard
 
 PROMPT_TOKENS = 10
 
@@ -50,7 +50,9 @@ class Engine(VisionEngine):
         self.step_error: AppError | None = None
         self.unfit: set[str] = set()
 
-    def load(self) -> None: ...
+    def load(self, report: Callable[[float], None] = unheard) -> None: ...
+
+    def unload(self) -> None: ...
 
     def check(self) -> None: ...
 

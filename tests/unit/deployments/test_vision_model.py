@@ -4,7 +4,7 @@ import asyncio
 import dataclasses
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +20,10 @@ from deployments.contracts import (
 )
 from deployments.errors import ClipRejected, EngineFailed, InvalidConfig, ModelLoadFailed
 from deployments.settings import Failure, SimulatedSettings, VisionSettings
+from deployments.vision.budget import MemoryBudget
 from deployments.vision.deployment import VisionModel
-from deployments.vision.engine import Prepared
+from deployments.vision.engine import MemoryReading, Prepared, unheard
+from deployments.vision.observer import Observer
 from deployments.vision.prompts import events_prompt
 from deployments.vision.simulated import SimulatedEngine
 
@@ -68,11 +70,123 @@ def test_the_model_loads_once_and_says_its_state_meanwhile() -> None:
         assert (await model.status()).state == "cold"
         describing = [asyncio.create_task(model.describe(request())) for _ in range(3)]
         await asyncio.sleep(0.05)
-        assert (await model.status()).state == "loading"
+        status = await model.status()
+        assert status.state == "loading"
+        assert status.load_progress is not None
+        assert 0.1 <= status.load_progress <= 0.5
         begun_s = time.perf_counter()
         await asyncio.gather(*describing)
         assert time.perf_counter() - begun_s < 0.35
+        status = await model.status()
+        assert (status.state, status.load_progress) == ("ready", None)
+
+    asyncio.run(run())
+
+
+class Counting(SimulatedEngine):
+    """Counts what is asked of its device."""
+
+    def __init__(self, **settings: float) -> None:
+        super().__init__(SimulatedSettings.model_validate({"frame_s": 0.0} | settings))
+        self.done: list[str] = []
+
+    def load(self, report: Callable[[float], None] = unheard) -> None:
+        super().load(report)
+        self.done.append("load")
+
+    def unload(self) -> None:
+        self.done.append("unload")
+
+    def start(self, batch: Sequence[Prepared]) -> None:
+        super().start(batch)
+        self.done.append("start")
+
+
+def test_an_idle_model_gives_its_device_back_and_comes_back_with_the_next_clip() -> None:
+    async def run() -> None:
+        engine = Counting()
+        model = VisionModel("sim", simulated(), engine)
+        model.reconfigure({"idle_unload_s": 0.1, "batch_wait_s": 0.0})
+        await model.describe(request())
+        await asyncio.sleep(0.05)
+        await model.describe(request())  # the seconds begin anew
+        await asyncio.sleep(0.07)
         assert (await model.status()).state == "ready"
+        await asyncio.sleep(0.1)
+        status = await model.status()
+        # Cold and still able to serve: it is not brought back by being looked at.
+        assert (status.state, status.loads_on_first_use) == ("cold", True)
+        assert engine.done == ["load", "start", "start", "unload"]
+        await model.check_health()
+        assert (await model.describe(request())).text
+        assert engine.done == ["load", "start", "start", "unload", "load", "start"]
+
+    asyncio.run(run())
+
+
+def test_a_model_at_work_is_not_idle_however_long_a_clip_takes() -> None:
+    async def run() -> None:
+        engine = Counting(fixed_s=0.3)
+        model = VisionModel("sim", simulated(), engine)
+        model.reconfigure({"idle_unload_s": 0.1, "batch_wait_s": 0.0})
+        await asyncio.gather(model.describe(request()), model.describe(request(5.0)))
+        assert "unload" not in engine.done
+
+    asyncio.run(run())
+
+
+def test_a_model_that_was_loaded_and_never_asked_is_idle_too() -> None:
+    async def run() -> None:
+        engine = Counting()
+        model = VisionModel("sim", simulated(), engine)
+        model.reconfigure({"idle_unload_s": 0.05})
+        await model.status()
+        await asyncio.sleep(0.2)
+        assert engine.done == ["load", "unload"]
+
+    asyncio.run(run())
+
+
+class Heard(Observer):
+    """Notes what a replica tells."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[str, float]] = []
+
+    def loaded(self, load_s: float) -> None:
+        self.told.append(("loaded", 1))
+
+    def unloaded(self) -> None:
+        self.told.append(("unloaded", 1))
+
+    def began(self, *, clips: int, frames: int, cache_tokens: int, read_s: float, memory: MemoryReading | None) -> None:
+        self.told += [("clips", clips), ("frames", frames), ("cache_tokens", cache_tokens)]
+
+    def ended(self, caption: Caption, *, frames: int) -> None:
+        self.told.append(("ended", frames))
+
+    def ran_out_of_memory(self) -> None:
+        self.told.append(("ran out", 1))
+
+    def failed(self) -> None:
+        self.told.append(("failed", 1))
+
+
+def test_an_observer_hears_of_all_that_happens() -> None:
+    async def run() -> None:
+        heard = Heard()
+        # A clip of two frames has 1 + 2 * 100 tokens and writes up to 128: two of them are too many.
+        settings = simulated(memory_bytes=400, token_bytes=1, failures=[{"start_s": 9.0, "times": 1}])
+        model = VisionModel("sim", settings, observer=heard)
+        model.reconfigure({"idle_unload_s": 0.05, "batch_wait_s": 0.01})
+        await model.describe(request(1.0))
+        model.batcher.budget = MemoryBudget(None)
+        await asyncio.gather(model.describe(request(2.0)), model.describe(request(3.0)))
+        with pytest.raises(EngineFailed):
+            await model.describe(request(9.0))
+        await asyncio.sleep(0.15)
+        one = [("clips", 1), ("frames", 2), ("cache_tokens", 329), ("ended", 2)]
+        assert heard.told == [("loaded", 1), *one, ("ran out", 1), *one, *one, ("failed", 1), ("unloaded", 1)]
 
     asyncio.run(run())
 
@@ -93,7 +207,7 @@ class BrokenEngine(SimulatedEngine):
     def __init__(self) -> None:
         super().__init__(SimulatedSettings())
 
-    def load(self) -> None:
+    def load(self, report: Callable[[float], None] = unheard) -> None:
         raise ModelLoadFailed("no weights here")
 
     def start(self, batch: Sequence[Prepared]) -> None:
@@ -183,7 +297,7 @@ def test_the_simulated_cost_model_is_as_stated() -> None:
 
 
 class UnforeseenEngine(BrokenEngine):
-    def load(self) -> None:
+    def load(self, report: Callable[[float], None] = unheard) -> None:
         raise KeyError("what no one thought of")
 
 
@@ -202,14 +316,14 @@ def test_a_load_that_fails_in_an_unforeseen_way_is_a_failed_model_and_not_a_sile
 def test_a_caller_that_leaves_while_the_model_loads_does_not_make_it_load_twice() -> None:
     loads = 0
 
-    class Counting(SimulatedEngine):
-        def load(self) -> None:
+    class Slow(SimulatedEngine):
+        def load(self, report: Callable[[float], None] = unheard) -> None:
             nonlocal loads
             loads += 1
-            super().load()
+            super().load(report)
 
     async def run() -> None:
-        model = VisionModel("sim", simulated(), Counting(SimulatedSettings(load_s=0.2, frame_s=0.0)))
+        model = VisionModel("sim", simulated(), Slow(SimulatedSettings(load_s=0.2, frame_s=0.0)))
         leaving = asyncio.create_task(model.describe(request()))
         await asyncio.sleep(0.05)
         leaving.cancel()
