@@ -58,10 +58,16 @@ eval-demo: $(READY) ## measure the demo checkpoint on held-out scenes, from arra
 	@$(BIN)/python -m benchmarks.demo_model
 	@$(BIN)/python -m benchmarks.demo_invariance
 
-bench: bench-decode bench-timeline bench-pipeline bench-memory bench-long-video bench-uploads bench-chaos bench-kills bench-http bench-chat bench-cloud ## all benchmarks
+bench: bench-decode bench-timeline bench-pipeline bench-engine bench-scaling bench-memory bench-long-video bench-uploads bench-chaos bench-kills bench-http bench-chat bench-cloud ## all benchmarks
 
 bench-pipeline: $(READY) ## efficiency of the whole chain against the bare engine
 	@$(BIN)/python -m benchmarks.pipeline
+
+bench-engine: $(READY) ## the engine against generate, transformers' pipeline and, with VLLM_PYTHON=…, vLLM
+	@$(BIN)/python -m benchmarks.engine $(if $(VLLM_PYTHON),--vllm-python $(VLLM_PYTHON))
+
+bench-scaling: $(READY) ## clips a second of 1 to 10 logical devices, and of parts of one
+	@$(BIN)/python -m benchmarks.scaling
 
 bench-decode: $(READY) ## our decoder against plain PyAV and decord loops
 	@$(BIN)/python -m benchmarks.decode

@@ -57,9 +57,10 @@ class LocalApp:
 
 
 @contextlib.contextmanager
-def local_app(config: dict[str, Any], *, http: bool) -> Iterator[LocalApp]:
+def local_app(config: dict[str, Any], *, http: bool, gpus: int | None = None) -> Iterator[LocalApp]:
     """Start a Ray on this machine, deploy the config on it, and stop both at the end.
 
+    `gpus` is how many GPUs Ray is to count, None: those that it finds.
     After an error or Ctrl-C Ray ends at once and takes the app with it; else the replicas end in order before that.
     Raises InvalidConfig before all that when HTTP cannot be served at the config's address, ReplicaLost when the app
     does not come up within DEPLOY_DEADLINE_S.
@@ -68,7 +69,7 @@ def local_app(config: dict[str, Any], *, http: bool) -> Iterator[LocalApp]:
     host, port = options.get("host", "127.0.0.1"), options.get("port", 8000)
     if http:
         _require_free(host, port)
-    with _connection("local", include_dashboard=True) as dashboard_url:
+    with _connection("local", include_dashboard=True, num_gpus=gpus) as dashboard_url:
         deploy(ServeSubmissionClient(dashboard_url), config, http=http)
         api_url = f"http://{host}:{port}" if http else None
         yield LocalApp(api_url, dashboard_url, ray.get_runtime_context().gcs_address)

@@ -105,7 +105,7 @@ class AppArgs(BaseModel):
     """CPUs that Ray accounts to one decode task."""
 
     in_flight_clips: Annotated[int, Field(ge=1, le=4096)] = 32
-    """Most clips of one runner between decoder and commit: at least two batches per replica keep every engine busy."""
+    """Most clips of one runner between decoder and commit: as many as its replicas have under way keep them busy."""
 
     @model_validator(mode="after")
     def _consistent(self) -> "AppArgs":

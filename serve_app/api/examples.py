@@ -145,6 +145,8 @@ MODEL: dict[str, JsonValue] = {
     "max_frames": 16,
     "notice": "knows only drawn scenes",
     "error": "expected the weights of the checkpoint, got none",
+    "load_progress": None,
+    "choice": None,
 }
 CLIP: dict[str, JsonValue] = {
     "event_id": 2,

@@ -37,6 +37,8 @@ class Model(BaseModel):
     """A model in the form of OpenAI's model object, with Vidray's own fields after it.
 
     `vision` models describe videos, `chat` models answer questions about them; the latter take no frames.
+    `load_progress` is the share of the weights that is there while the state is `loading`; `choice` says why `auto`
+    took this checkpoint.
     """
 
     model_config = ConfigDict(json_schema_extra=shown(MODEL))
@@ -51,6 +53,8 @@ class Model(BaseModel):
     max_frames: int | None
     notice: str | None
     error: str | None
+    load_progress: float | None = None
+    choice: str | None = None
 
 
 class ModelList(BaseModel):
@@ -118,4 +122,6 @@ def _model(status: ModelStatus) -> Model:
         max_frames=status.info.max_frames,
         notice=status.info.notice,
         error=status.error,
+        load_progress=status.load_progress,
+        choice=status.info.choice,
     )

@@ -42,3 +42,28 @@ def test_every_way_to_run_on_the_gpu_describes_the_sample(quantization: str, att
     said = [caption.text for caption in engine.describe(clips())]
     right = sum(text == truth(scene, list(range(10))) for text, scene in zip(said, SCENES, strict=True))
     assert right >= 10, said
+
+
+def test_a_replica_with_a_part_of_the_gpu_runs_out_at_its_part_and_loses_no_clip() -> None:
+    total = torch.cuda.get_device_properties(0).total_memory
+    engine = TransformersEngine(VisionSettings(device="cuda"), gpu_share=0.1)
+    try:
+        engine.load()
+        with pytest.raises(torch.OutOfMemoryError):
+            torch.empty(int(0.11 * total), dtype=torch.uint8, device="cuda")
+        reading = engine.memory()
+        assert 0 < reading.free_bytes < 0.1 * total
+        assert len(engine.describe(clips())) == len(SCENES)
+        assert engine.memory().peak_bytes > 0
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+
+
+def test_an_unloaded_engine_leaves_the_gpu() -> None:
+    engine = TransformersEngine(VisionSettings(device="cuda"))
+    engine.load()
+    loaded = torch.cuda.memory_allocated()
+    engine.unload()
+    assert torch.cuda.memory_allocated() < loaded / 4
+    engine.load()
+    assert len(engine.describe(clips()[:2])) == 2

@@ -76,7 +76,7 @@ class DeviceMemory:
 def take_share(device: torch.device, gpu_share: float | None) -> None:
     """Hold this process to its part of a GPU, so that several replicas share one: what is more runs out of memory."""
     if device.type == "cuda" and gpu_share is not None:
-        torch.cuda.set_per_process_memory_fraction(min(gpu_share, 1.0), device)
+        torch.cuda.set_per_process_memory_fraction(min(gpu_share, 1.0))
 
 
 def translate(error: RuntimeError) -> EngineFailed:

@@ -1,0 +1,130 @@
+"""The real engine on a device whose allocator says no: nothing is lost, nothing is said otherwise."""
+
+import asyncio
+
+import numpy as np
+import psutil
+import pytest
+import torch
+
+from deployments.contracts import Caption, DescribeRequest, FrameBatch, GenerationOptions
+from deployments.errors import ClipRejected, DeviceLost, EngineFailed, OutOfMemory
+from deployments.settings import VisionSettings
+from deployments.vision.demo.drawing import render
+from deployments.vision.demo.sample import SCENES
+from deployments.vision.deployment import VisionModel
+from deployments.vision.observer import Observer
+from deployments.vision.prompts import DEFAULT_PROMPT
+from deployments.vision.qwen.device import DeviceMemory, translate
+from deployments.vision.qwen.engine import TransformersEngine
+from deployments.vision.qwen.rows import CacheRows
+
+CPU = VisionSettings(checkpoint="demo", dtype="fp32", device="cpu")
+
+
+def request(number: int, count: int = 8, **options: object) -> DescribeRequest:
+    times_s = np.linspace(0.0, 9.0, count)
+    frames = FrameBatch(render(SCENES[number], times_s.tolist(), 196, 112), times_s)
+    return DescribeRequest(frames, DEFAULT_PROMPT, GenerationOptions.model_validate(options))
+
+
+class Splits(Observer):
+    def __init__(self) -> None:
+        self.count = 0
+
+    def ran_out_of_memory(self) -> None:
+        self.count += 1
+
+
+@pytest.fixture
+def allocator(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
+    """An allocator that refuses a cache of more than `limit` elements a layer."""
+    bound = {"limit": 2**62, "most": 0}
+    real = CacheRows._empty
+
+    def limited(self: CacheRows, rows: int, columns: int) -> torch.Tensor:
+        if rows * columns > bound["limit"]:
+            raise torch.OutOfMemoryError("no room")
+        bound["most"] = max(bound["most"], rows * columns)
+        return real(self, rows, columns)
+
+    monkeypatch.setattr(CacheRows, "_empty", limited)
+    return bound
+
+
+def test_clips_that_do_not_fit_together_are_described_in_parts_as_they_would_be_alone(
+    allocator: dict[str, int],
+) -> None:
+    requests = [request(number, count) for number in range(4) for count in (8, 6, 1)]
+    engine = TransformersEngine(CPU)
+    engine.load()
+    alone = [engine.describe([one])[0].text for one in requests]
+    engine.unload()
+    allocator |= {"limit": 3 * 300, "most": 0}  # a clip of eight frames has some 250 tokens with its answer
+
+    async def run() -> tuple[list[Caption], int]:
+        splits = Splits()
+        model = VisionModel("demo", CPU, engine, observer=splits)
+        model.reconfigure({"max_batch_clips": 32, "batch_wait_s": 0.02})
+        await model.describe(requests[0])
+        model.batcher.budget._first_frames = None  # so that the budget has to be found by running out
+        model.batcher.budget._bytes_per_token = None
+        return list(await asyncio.gather(*map(model.describe, requests))), splits.count
+
+    captions, splits = asyncio.run(run())
+    assert [caption.text for caption in captions] == alone
+    assert splits >= 1
+    assert allocator["most"] <= allocator["limit"]
+    assert max(caption.batch_clips for caption in captions) > 1
+
+
+def test_a_clip_that_the_device_cannot_hold_even_alone_is_refused_and_the_others_go_on(
+    allocator: dict[str, int],
+) -> None:
+    allocator["limit"] = 400
+
+    async def run() -> list[Caption | BaseException]:
+        model = VisionModel("demo", CPU)
+        model.reconfigure({"batch_wait_s": 0.02})
+        asked = [request(0), request(1, max_tokens=600), request(2)]
+        return list(await asyncio.gather(*map(model.describe, asked), return_exceptions=True))
+
+    first, giant, last = asyncio.run(run())
+    assert isinstance(first, Caption)
+    assert isinstance(giant, ClipRejected)
+    assert isinstance(last, Caption)
+
+
+def test_an_unloaded_engine_holds_nothing_and_says_the_same_after_it_is_loaded_again() -> None:
+    engine = TransformersEngine(CPU)
+    told: list[float] = []
+    engine.load(told.append)
+    assert told == sorted(told)
+    assert told[-1] == 1.0
+    before = engine.describe([request(0)])[0]
+    engine.unload()
+    with pytest.raises(EngineFailed, match="must be loaded first"):
+        engine.prepare(request(0))
+    engine.load()
+    assert engine.describe([request(0)])[0] == before
+
+
+def test_the_peak_of_a_cpus_memory_is_read_and_begins_anew() -> None:
+    memory = DeviceMemory(torch.device("cpu"), None)
+    before = memory.read()
+    taken = torch.ones(64 * 2**20, dtype=torch.uint8)
+    del taken
+    peak = memory.read()
+    assert 60 * 2**20 < peak.peak_bytes - before.peak_bytes < 200 * 2**20
+    assert memory.read().peak_bytes < peak.peak_bytes
+    assert 0 < peak.free_bytes < psutil.virtual_memory().total
+    assert peak.allocated_bytes > 0
+
+
+def test_what_pytorch_raises_is_told_apart() -> None:
+    with pytest.raises(RuntimeError) as too_much:
+        torch.empty(2**58)
+    assert type(translate(too_much.value)) is OutOfMemory
+    assert type(translate(torch.OutOfMemoryError("CUDA out of memory"))) is OutOfMemory
+    assert type(translate(torch.AcceleratorError("CUDA error: an illegal memory access", 700))) is DeviceLost
+    assert type(translate(RuntimeError("shapes do not match"))) is EngineFailed
