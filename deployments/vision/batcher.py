@@ -95,8 +95,9 @@ class ClipBatcher:
             while self._waiting or self._under_way:
                 await self._leave_with_callers()
                 self._arrived = False
+                batch = self._next_batch()
                 self._observer.waiting(len(self._waiting))
-                if batch := self._next_batch():
+                if batch:
                     await self._start(batch)
                 if self._under_way:
                     await self._go_on()

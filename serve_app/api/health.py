@@ -110,8 +110,8 @@ async def _models(services: Services) -> list[Model]:
 
 
 def _can_serve(status: ModelStatus) -> bool:
-    # A cold model that loads on first use can serve: it will load then.
-    return status.state == "ready" or (status.state == "cold" and status.loads_on_first_use)
+    # A model that loads when it is asked can serve before and meanwhile: the calls wait for it.
+    return status.state == "ready" or (status.state in ("cold", "loading") and status.loads_on_first_use)
 
 
 def _model(status: ModelStatus) -> Model:

@@ -33,7 +33,14 @@ def test_livez_asks_nobody() -> None:
 
 @pytest.mark.parametrize(
     ("state", "on_first_use", "code"),
-    [("ready", False, 200), ("cold", True, 200), ("cold", False, 503), ("loading", True, 503), ("failed", True, 503)],
+    [
+        ("ready", False, 200),
+        ("cold", True, 200),
+        ("cold", False, 503),
+        ("loading", True, 200),  # it was idle, and a clip that waits brings it back
+        ("loading", False, 503),
+        ("failed", True, 503),
+    ],
 )
 def test_readyz_is_503_until_every_model_can_serve(state: ModelState, on_first_use: bool, code: int) -> None:
     status = dataclasses.replace(DEMO, state=state, loads_on_first_use=on_first_use)
@@ -54,6 +61,14 @@ def test_models_are_listed_as_openai_does_with_their_state_and_notice() -> None:
     ]
     assert "only drawn scenes" in body["data"][0]["notice"]
     assert body["data"][1]["error"] == "no weights"
+
+
+def test_how_far_a_load_is_and_what_auto_chose_are_shown() -> None:
+    info = dataclasses.replace(DEMO.info, choice="the largest that fits")
+    loading = dataclasses.replace(DEMO, info=info, state="loading", load_progress=0.25)
+    body = client(loading).get("/v1/models/demo").json()
+    assert (body["load_progress"], body["choice"]) == (0.25, "the largest that fits")
+    assert client().get("/v1/models/demo").json()["load_progress"] is None
 
 
 def test_one_model_is_shown_as_it_is_listed() -> None:
