@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 DEMO_RUN := --out build/demo-model/checkpoint --state build/demo-model/state --vision-steps 3600 --coarse-from 5000
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve lint format test test-chaos test-openapi test-gpu demo-model eval-demo bench bench-pipeline bench-decode bench-memory bench-timeline bench-long-video bench-uploads bench-chaos bench-kills bench-http bench-chat bench-cloud readme lock clean
+.PHONY: help setup demo serve lint format test test-chaos test-openapi test-gpu demo-model eval-demo bench bench-pipeline bench-engine bench-scaling bench-decode bench-memory bench-timeline bench-long-video bench-uploads bench-chaos bench-kills bench-http bench-chat bench-cloud readme lock clean
 
 help: ## list the verbs
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1|\2/' | column -t -s '|'

@@ -90,6 +90,12 @@ def through(engine: TransformersEngine, requests: Sequence[DescribeRequest]) -> 
     return said
 
 
+def _spread(requests: Sequence[DescribeRequest], count: int) -> list[DescribeRequest]:
+    """Return so many of them, short and long answers as in the whole."""
+    ordered = sorted(requests, key=lambda one: one.options.max_tokens)
+    return [ordered[(2 * at + 1) * len(ordered) // (2 * count)] for at in range(count)]
+
+
 def timed(call: Callable[[], list[str]]) -> tuple[float, list[str]]:
     begun_s = time.perf_counter()
     said = call()
@@ -125,7 +131,7 @@ def measure(model: Model, vllm_python: Path | None) -> tuple[dict[str, dict[str,
                 taken_s, said[peer] = timed(run)
                 seconds.setdefault(peer, []).append(taken_s)
         clip_s = {peer: statistics.median(taken) / len(requests) for peer, taken in seconds.items()}
-        few = requests[: max(1, SINGLE_FRAMES // len(requests[0].frames))]
+        few = _spread(requests, max(1, SINGLE_FRAMES // len(requests[0].frames)))
         clip_s["generate, frame by frame"] = timed(lambda few=few: peers.single_frames(few))[0] / len(few)  # type: ignore[misc]
         speeds[f"{model.name}, {name}"] = {peer: 1 / taken for peer, taken in clip_s.items()}
         plain = said[f"generate, batches of {FIXED_BATCHES[0]}"]

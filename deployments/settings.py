@@ -72,7 +72,7 @@ class VisionSettings(_Frozen):
     """The hub's branch, tag or commit; None: its default branch."""
     dtype: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
     """Compute type; auto: bf16 on a GPU that has it, fp16 on one that has not, fp32 on a CPU."""
-    quantization: Quantization | Literal["auto"] = "none"
+    quantization: Literal["none", "nf4", "int8", "auto"] = "none"
     """Weight storage; auto: the widest of none, int8 and nf4 that leaves memory for frames, on a CPU none."""
     attention: Literal["auto", "flash_attention_2", "sdpa", "eager"] = "auto"
     """auto: flash_attention_2 on a GPU where flash-attn is installed, else sdpa."""
