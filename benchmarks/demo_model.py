@@ -18,6 +18,7 @@ import numpy as np
 from safetensors import safe_open
 
 from benchmarks.demo_pipeline import FORMATS, Film, ask, write_film
+from benchmarks.model_app import model_app
 from benchmarks.results_file import Bar, table, write_result
 from deployments.contracts import DescribeRequest, ModelInfo
 from deployments.settings import VisionSettings
@@ -107,17 +108,7 @@ def _questions(film: Film, kinds: tuple[str, ...]) -> list[list[Question]]:
 
 def app_config(checkpoint: Path) -> dict[str, object]:
     """Return a config that serves the checkpoint on one CPU."""
-    app = {
-        "name": "vidray",
-        "route_prefix": "/",
-        "import_path": "serve_app.app:build_app",
-        "args": {"default_model": MODEL, "models": {MODEL: _settings(checkpoint).model_dump(mode="json")}},
-        "deployments": [
-            {"name": "gateway", "ray_actor_options": {"num_cpus": 0}},
-            {"name": f"vision-{MODEL}", "user_config": {"max_batch_clips": _BATCH_CLIPS}},
-        ],
-    }
-    return {"applications": [app]}
+    return model_app(MODEL, _settings(checkpoint), user_config={"max_batch_clips": _BATCH_CLIPS})
 
 
 def _settings(checkpoint: Path) -> VisionSettings:

@@ -14,12 +14,12 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from benchmarks.bar_chart import draw_bars
 from benchmarks.engine_peers import Peers
+from benchmarks.model_app import model_app
 from benchmarks.random_checkpoint import endless_demo, random_model
 from benchmarks.results_file import RESULTS, Bar, write_result
 from benchmarks.vllm_peer import ask_vllm
@@ -171,11 +171,8 @@ def served(model: Model, engine: TransformersEngine, requests: Sequence[Describe
     """Return what share of the bare engine's speed the deployment takes, at saturation: twice the clips wait at it."""
     requests = [*requests, *requests]
     # Ray gives a replica's PyTorch as many threads as CPUs.
-    none, cores = {"ray_actor_options": {"num_cpus": 0}}, len(os.sched_getaffinity(0))
-    args = {"default_model": "engine", "models": {"engine": model.settings().model_dump(mode="json")}}
-    app = {"name": "vidray", "route_prefix": "/", "import_path": "serve_app.app:build_app", "args": args}
-    vision: dict[str, Any] = {"ray_actor_options": {"num_cpus": cores}, "max_ongoing_requests": 2 * len(requests)}
-    deployments = [{"name": "gateway", **none}, {"name": "vision-engine", **vision}]
+    cores = {"num_cpus": len(os.sched_getaffinity(0))}
+    config = model_app("engine", model.settings(), ray_actor_options=cores, max_ongoing_requests=2 * len(requests))
 
     async def ask() -> list[tuple[float, float]]:
         client = VisionClient.connect("engine")
@@ -189,7 +186,7 @@ def served(model: Model, engine: TransformersEngine, requests: Sequence[Describe
             taken.append((through_s, timed(lambda: through(engine, requests))[0]))
         return taken
 
-    with local_app({"applications": [app | {"deployments": deployments}]}, http=False):
+    with local_app(config, http=False):
         taken = asyncio.run(ask())
     return 1 - statistics.median(bare for _, bare in taken) / statistics.median(whole for whole, _ in taken)
 

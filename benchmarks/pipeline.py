@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.films import write_film
+from benchmarks.model_app import model_app
 from benchmarks.results_file import Bar, write_result
 from deployments.contracts import DescribeRequest, FrameBatch, ModelInfo
 from deployments.settings import SimulatedSettings, VisionSettings
@@ -38,19 +39,14 @@ MODEL = "engine"
 
 
 def app_config(settings: VisionSettings) -> dict[str, Any]:
-    """Return a config whose engine replica and gateway take no CPU from decoding: they sleep or wait."""
-    args = {"default_model": MODEL, "models": {MODEL: settings.model_dump(mode="json")}}
-    deployments: list[dict[str, Any]] = [
-        {"name": "gateway", "ray_actor_options": {"num_cpus": 0}},
-        {
-            "name": f"vision-{MODEL}",
-            "max_ongoing_requests": 256,
-            "ray_actor_options": {"num_cpus": 0},
-            "user_config": {"max_batch_clips": MAX_BATCH_CLIPS, "batch_wait_s": 0.002},
-        },
-    ]
-    app = {"name": "vidray", "route_prefix": "/", "import_path": "serve_app.app:build_app", "args": args}
-    return {"applications": [app | {"deployments": deployments}]}
+    """Return a config whose engine replica takes no CPU from decoding: it sleeps."""
+    return model_app(
+        MODEL,
+        settings,
+        max_ongoing_requests=256,
+        ray_actor_options={"num_cpus": 0},
+        user_config={"max_batch_clips": MAX_BATCH_CLIPS, "batch_wait_s": 0.002},
+    )
 
 
 def bare_engine_clips_per_s(film: Path, model: ModelInfo) -> float:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.model_app import model_app
 from benchmarks.results_file import Bar, write_result
 from deployments.contracts import DescribeRequest, FrameBatch
 from deployments.settings import SimulatedSettings, VisionSettings
@@ -29,17 +30,14 @@ _REPLICAS_DEADLINE_S = 120
 
 
 def app_config(replicas: int, gpus_each: float) -> dict[str, Any]:
-    none = {"ray_actor_options": {"num_cpus": 0}}
-    vision = {
-        "name": f"vision-{MODEL}",
-        "num_replicas": replicas,
-        "max_ongoing_requests": _WAITING_PER_REPLICA,
-        "ray_actor_options": {"num_cpus": 0, "num_gpus": gpus_each},
-        "user_config": {"max_batch_clips": BATCH_CLIPS},
-    }
-    args = {"default_model": MODEL, "models": {MODEL: SETTINGS.model_dump(mode="json")}}
-    app = {"name": "vidray", "route_prefix": "/", "import_path": "serve_app.app:build_app", "args": args}
-    return {"applications": [app | {"deployments": [{"name": "gateway", **none}, {"name": "runner", **none}, vision]}]}
+    return model_app(
+        MODEL,
+        SETTINGS,
+        num_replicas=replicas,
+        max_ongoing_requests=_WAITING_PER_REPLICA,
+        ray_actor_options={"num_cpus": 0, "num_gpus": gpus_each},
+        user_config={"max_batch_clips": BATCH_CLIPS},
+    )
 
 
 async def clips_per_s(replicas: int) -> float:

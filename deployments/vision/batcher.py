@@ -150,7 +150,6 @@ class ClipBatcher:
             clips=len(batch),
             frames=sum(clip.prepared.frame_count for clip in batch),
             cache_tokens=tokens,
-            read_s=read_s,
             memory=reading,
         )
         self._most_next = None

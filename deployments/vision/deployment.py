@@ -59,14 +59,15 @@ class VisionModel:
         self._state: ModelState = "cold"
         self._load_error: ModelLoadFailed | None = None
         self._info = model_info(name, settings)
+        share = gpu_share()
         try:
-            settings, choice = settled(settings, gpu_share=gpu_share())
+            settings, choice = settled(settings, gpu_share=share)
             self._info = model_info(name, settings, choice)
             if choice is not None:
                 logger.info("model chosen", extra={"model": name, "choice": choice})
         except ModelLoadFailed as error:
             self._fail_to_load(error)
-        self._engine = engine if engine is not None else make_engine(settings, gpu_share=gpu_share())
+        self._engine = engine if engine is not None else make_engine(settings, gpu_share=share)
         self.batcher = ClipBatcher(self._engine, VisionTuning(), self._observer)
         self._loading: asyncio.Task[None] | None = None
         self._load_progress = 0.0

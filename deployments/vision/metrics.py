@@ -64,7 +64,7 @@ class ReplicaMetrics(Observer):
     def waiting(self, clips: int) -> None:
         self._queued.set(clips, self._label)
 
-    def began(self, *, clips: int, frames: int, cache_tokens: int, read_s: float, memory: MemoryReading | None) -> None:
+    def began(self, *, clips: int, frames: int, cache_tokens: int, memory: MemoryReading | None) -> None:
         self._batch_frames.observe(frames, self._label)
         self._batch_tokens.observe(cache_tokens, self._label)
         if memory is not None:

@@ -16,8 +16,8 @@ class Observer:
     def waiting(self, clips: int) -> None:
         """So many clips wait for the engine."""
 
-    def began(self, *, clips: int, frames: int, cache_tokens: int, read_s: float, memory: MemoryReading | None) -> None:
-        """Clips with so many frames were read in `read_s`; with them the cache holds `cache_tokens`."""
+    def began(self, *, clips: int, frames: int, cache_tokens: int, memory: MemoryReading | None) -> None:
+        """Clips with so many frames were read; with them the cache holds `cache_tokens`."""
 
     def ended(self, caption: Caption, *, frames: int) -> None:
         """A clip's caption is written."""

@@ -159,7 +159,7 @@ class Heard(Observer):
     def unloaded(self) -> None:
         self.told.append(("unloaded", 1))
 
-    def began(self, *, clips: int, frames: int, cache_tokens: int, read_s: float, memory: MemoryReading | None) -> None:
+    def began(self, *, clips: int, frames: int, cache_tokens: int, memory: MemoryReading | None) -> None:
         self.told += [("clips", clips), ("frames", frames), ("cache_tokens", cache_tokens)]
 
     def ended(self, caption: Caption, *, frames: int) -> None:
