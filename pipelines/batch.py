@@ -28,6 +28,7 @@ from pipelines.analysis import Analysis, AnalysisOptions, open_analysis, plan_an
 from pipelines.batch_report import BatchReport
 from pipelines.chain import inspected_sources
 from pipelines.ray_console import quiet_ray_console
+from pipelines.rows import leave_ray
 from pipelines.source import Source
 from pipelines.store import open_store, put
 
@@ -78,7 +79,7 @@ def batch(
         job = _Job(paths, asked, store, VisionClient.connect(name), in_flight_clips, decode_cpus)
         report = asyncio.run(job.run())
     finally:
-        ray.shutdown()
+        leave_ray()
     report.print_efficiency(output)
     raise typer.Exit(report.exit_code)
 

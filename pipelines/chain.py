@@ -3,14 +3,12 @@
 runs of neighbouring clips ── decode (tasks, each with a sandboxed decoder process) ── one row per clip
 """
 
-import asyncio
 import contextlib
 import functools
 import os
 import pickle
 import time
-from collections.abc import AsyncGenerator, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -19,14 +17,13 @@ import pyarrow as pa
 import ray.data
 from obstore.store import ObjectStore
 from ray.data import Dataset, ExecutionResources, TaskPoolStrategy
-from ray.exceptions import RayError
 
 from deployments.contracts import FrameBatch
 from deployments.errors import AppError, SourceChanged
 from deployments.native_heap import return_large_blocks
-from deployments.ray_errors import translate
 from pipelines.node_copy import node_copy
 from pipelines.outcome import ClipError, DecodedClip
+from pipelines.rows import dataset_rows
 from pipelines.sandbox import Sandbox
 from pipelines.source import Source, check_unchanged, inspect_source, shown
 from pipelines.video import ClipPlan, DecoderName
@@ -92,7 +89,7 @@ async def decoded_clips(runs: Sequence[DecodeRun], *, decode_cpus: float = 1.0) 
         return
     return_large_blocks()
     dataset = decode_dataset(runs, decode_cpus=decode_cpus)
-    async with contextlib.aclosing(_from_thread(dataset)) as rows:
+    async with contextlib.aclosing(dataset_rows(dataset)) as rows:
         async for row in rows:
             yield _decoded(row, plans[row["video"].as_py(), row["clip"].as_py()])
 
@@ -124,7 +121,7 @@ async def inspected_sources(
         _inspect, batch_size=1, batch_format="pyarrow", compute=TaskPoolStrategy(), num_cpus=cpus
     )
     _stream_rows(dataset)
-    async with contextlib.aclosing(_from_thread(dataset)) as rows:
+    async with contextlib.aclosing(dataset_rows(dataset)) as rows:
         async for row in rows:
             # Written by _inspect on this cluster: a value of ours, whatever the video holds.
             yield os.fsdecode(row["path"].as_py()), pickle.loads(row["source"].as_py())
@@ -219,26 +216,3 @@ def _decoded(row: dict[str, Any], plan: ClipPlan) -> DecodedClip:
         pixels = np.frombuffer(row["frames"].as_buffer(), dtype=np.uint8).reshape(row["shape"].as_py())
         frames = FrameBatch(pixels, np.array(row["pts_s"].as_py(), dtype=np.float64))
     return DecodedClip(row["video"].as_py(), plan, frames, error, row["decode_s"].as_py())
-
-
-async def _from_thread(dataset: Dataset) -> AsyncGenerator[dict[str, Any], None]:
-    """Iterate the dataset in a thread of its own, one row per request: the consumer sets the pace."""
-    rows = _rows(dataset)
-    loop = asyncio.get_running_loop()
-    thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="decoded-clips")
-    try:
-        while (row := await loop.run_in_executor(thread, next, rows, None)) is not None:
-            yield row
-    except RayError as error:
-        raise translate(error) from error
-    finally:
-        # Queued behind a `next` that may still run: closing ends Ray Data's executor and its tasks.
-        thread.submit(rows.close)
-        thread.shutdown(wait=False)
-
-
-def _rows(dataset: Dataset) -> Generator[dict[str, Any], None, None]:
-    tables: Iterable[Any] = dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
-    for table in tables:
-        for at in range(table.num_rows):
-            yield {name: table.column(name)[at] for name in table.column_names}

@@ -22,6 +22,7 @@ from ray.serve.exceptions import RayServeException
 from deployments.errors import InvalidConfig, ReplicaLost
 from deployments.vision.client import APP_NAME
 from pipelines.ray_console import quiet_ray_console
+from pipelines.rows import leave_ray
 from serve_app.processes import end_processes, with_descendants
 from serve_app.settings import GATEWAY
 
@@ -125,7 +126,7 @@ def _connection(address: str, **options: Any) -> Iterator[str]:
     finally:
         started = with_descendants(one for one in psutil.Process().children() if one not in others)
         try:
-            ray.shutdown()
+            leave_ray()
         finally:
             end_processes(started)
 
