@@ -54,7 +54,9 @@ def test_the_demo_names_colour_and_background_of_every_scene(tmp_path: Path) -> 
 
 def test_ctrl_c_keeps_what_is_done_and_the_same_command_goes_on(cluster: Cluster, sample: Path, tmp_path: Path) -> None:
     config, out = tmp_path / "slow.yaml", tmp_path / "out"
-    config.write_text(yaml.safe_dump(simulated_config(frame_s=0.2)))
+    slow = simulated_config(frame_s=0.2)
+    slow["applications"][0]["deployments"][-1]["user_config"] = {"max_batch_clips": 1}  # no burst that ends it all
+    config.write_text(yaml.safe_dump(slow))
     command = vidray("analyze", str(sample), "--out", str(out), "--config", str(config), "--clip-duration-s", "5")
     running = subprocess.Popen(
         command,
