@@ -12,7 +12,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -23,12 +23,12 @@ from benchmarks.model_app import model_app
 from benchmarks.random_checkpoint import endless_demo, random_model
 from benchmarks.results_file import RESULTS, Bar, write_result
 from benchmarks.vllm_peer import ask_vllm
-from deployments.contracts import DescribeRequest, FrameBatch, GenerationOptions
+from deployments.contracts import DescribeRequest, FrameBatch, GenerationOptions, Question
 from deployments.settings import VisionSettings, VisionTuning
 from deployments.vision.client import VisionClient, wait_for_model
 from deployments.vision.deployment import VisionModel
 from deployments.vision.engine import Prepared
-from deployments.vision.prompts import DEFAULT_PROMPT
+from deployments.vision.prompts import DEFAULT_PROMPT, events_prompt
 from deployments.vision.qwen.engine import TransformersEngine
 from serve_app.cluster_app import local_app
 
@@ -144,8 +144,26 @@ def measure(model: Model, vllm_python: Path | None) -> tuple[dict[str, dict[str,
     if vllm_python is not None:
         for name, taken in ask_vllm(vllm_python, model.checkpoint, cases, model.repeats + 1).items():
             speeds[f"{model.name}, {name}"]["vLLM"] = len(cases[name]) / statistics.median(taken[1:])
-    overhead = served(model, engine, cases["8-equal"])
-    return speeds, {"same captions": same / asked, "lone": lone, "overhead": overhead, "parameters": peers.parameters}
+    found = {
+        "same captions": same / asked,
+        "lone": lone,
+        "overhead": served(model, engine, cases["8-equal"]),
+        "two questions as one request": two_questions(model, engine, cases["8-equal"]),
+        "parameters": peers.parameters,
+    }
+    return speeds, found
+
+
+def two_questions(model: Model, engine: TransformersEngine, requests: Sequence[DescribeRequest]) -> float:
+    """Return how many times sooner two answers about each clip are there as one request than as two."""
+    events = Question(events_prompt(["appears"]), GenerationOptions(max_tokens=EQUAL_TOKENS))
+    together = [replace(request, also=(events,)) for request in requests]
+    apart = [part for request in together for part in request.apart()]
+    ratios = []
+    for _ in range(model.repeats):
+        apart_s, together_s = timed(lambda: through(engine, apart))[0], timed(lambda: through(engine, together))[0]
+        ratios.append(apart_s / together_s)
+    return statistics.median(ratios)
 
 
 def lone_latency(model: Model, requests: Sequence[DescribeRequest]) -> float:

@@ -60,12 +60,29 @@ class GenerationOptions(BaseModel):
 
 
 @dataclass(frozen=True, slots=True)
+class Question:
+    """What is asked about frames, and the bounds of the answer."""
+
+    prompt: str
+    options: GenerationOptions = field(default_factory=GenerationOptions)
+
+
+@dataclass(frozen=True, slots=True)
 class DescribeRequest:
-    """One clip to caption."""
+    """One clip to caption; `also` are further questions about it, so that its frames are sent and read once."""
 
     frames: FrameBatch
     prompt: str
     options: GenerationOptions = field(default_factory=GenerationOptions)
+    also: tuple[Question, ...] = ()
+
+    @property
+    def questions(self) -> tuple[Question, ...]:
+        return (Question(self.prompt, self.options), *self.also)
+
+    def apart(self) -> list["DescribeRequest"]:
+        """Return a request for each question."""
+        return [DescribeRequest(self.frames, one.prompt, one.options) for one in self.questions]
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +111,7 @@ class Caption:
     `engine_s` is the clip's share of the engine call that made it (wall seconds / clips in the call), so that the sum
     over clips is device time. `queue_s` is the wait inside the replica before that call began. Both are filled by the
     deployment; an engine leaves them at 0. `served_by` says who looked, `usd` what that cost, None where no price is
-    known.
+    known. `also` are the answers to the request's further questions, in their order.
     """
 
     text: str
@@ -106,6 +123,12 @@ class Caption:
     batch_clips: int = 1
     served_by: str = LOCAL
     usd: float | None = 0.0
+    also: tuple["Caption", ...] = ()
+
+    @property
+    def answers(self) -> tuple["Caption", ...]:
+        """This answer and the further ones."""
+        return (self, *self.also)
 
 
 @dataclass(frozen=True, slots=True)

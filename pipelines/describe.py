@@ -2,12 +2,11 @@
 
 import asyncio
 import random
-from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
-from deployments.contracts import Caption, DescribeRequest, GenerationOptions
+from deployments.contracts import Caption, DescribeRequest, GenerationOptions, Question
 from deployments.errors import AppError, EngineFailed, ModelLoadFailed, Overloaded, PoisonClip, ReplicaLost
 from deployments.retry import RetryPolicy
 from deployments.vision.prompts import events_prompt
@@ -18,12 +17,9 @@ from pipelines.video import ClipPlan
 
 
 class Describer(Protocol):
-    """Whatever answers one question about a clip per call; raises AppError."""
+    """Whatever answers the questions about a clip, all or none; raises AppError."""
 
     async def describe(self, request: DescribeRequest) -> Caption: ...
-
-
-Question = Literal["caption", "events"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,13 +39,13 @@ class DescribeOptions:
     deadline_s: float = 900.0
     event_kinds: tuple[str, ...] = ()
 
-    def questions(self) -> dict[Question, tuple[str, GenerationOptions]]:
-        """Return what the model is asked, in which words and with which bounds."""
-        asked: dict[Question, tuple[str, GenerationOptions]] = {"caption": (self.prompt, self.generation)}
-        if self.event_kinds:
-            bounded = self.generation.model_copy(update={"max_tokens": MAX_TOKENS})
-            asked["events"] = (events_prompt(self.event_kinds), bounded)
-        return asked
+    @property
+    def also(self) -> tuple[Question, ...]:
+        """What is asked beside the prompt: for events, where any are wanted."""
+        if not self.event_kinds:
+            return ()
+        bounded = self.generation.model_copy(update={"max_tokens": MAX_TOKENS})
+        return (Question(events_prompt(self.event_kinds), bounded),)
 
 
 class Clips:
@@ -70,17 +66,15 @@ async def describe_clip(
 ) -> ClipOutcome:
     """Return the clip's one outcome.
 
-    All questions go to the model at once; an attempt asks those that have no answer yet. One that gets none fails the
-    whole clip; one whose answer is no list of events does not. Retryable errors are tried again as the policy says; a
-    full queue is waited for and counts as no attempt. A clip whose replica died is a suspect: it is tried again with no
-    other suspect beside it (`suspects` is shared by all clips of a run), and only replicas lost then count against it:
-    what kills replicas fails alone, as PoisonClip. ModelLoadFailed is no clip's fault and is raised, as is an error
-    that is no AppError, a bug: they end the analysis.
+    An answer that is no list of events fails no clip. Retryable errors are tried again as the policy says; a full queue
+    is waited for and counts as no attempt. A clip whose replica died is a suspect: it is tried again with no other
+    suspect beside it (`suspects` is shared by all clips of a run), and only replicas lost then count against it: what
+    kills replicas fails alone, as PoisonClip. ModelLoadFailed is no clip's fault and is raised, as is an error that is
+    no AppError, a bug: they end the analysis.
     """
     if clip.frames is None:
         return _failed(clip, clip.error or ClipError("internal_error", "no frames and no error"), attempts=0)
-    asked = {name: DescribeRequest(clip.frames, *words) for name, words in options.questions().items()}
-    answers: dict[Question, Caption] = {}
+    request = DescribeRequest(clip.frames, options.prompt, options.generation, options.also)
     line = line_before(describer)
     place = line.enter(options.deadline_s)
     attempts = counted = refusals = 0
@@ -90,9 +84,9 @@ async def describe_clip(
             alone: AbstractAsyncContextManager[object] = suspects if suspect else nullcontext()
             try:
                 async with place.limited(), alone:
-                    await _ask(describer, asked, answers)
+                    caption = await _call(describer, request)
                 line.answered(place)
-                return _described(clip, answers, options.event_kinds, attempts + 1)
+                return _described(clip, caption, options.event_kinds, attempts + 1)
             except TimeoutError:
                 late = EngineFailed(f"a model must answer within {options.deadline_s:g} s, got no caption")
                 return _failed(clip, ClipError.of(late), attempts + 1)
@@ -119,36 +113,6 @@ async def describe_clip(
         line.leave(place)
 
 
-async def _ask(
-    describer: Describer, asked: Mapping[Question, DescribeRequest], answers: dict[Question, Caption]
-) -> None:
-    """Put the questions without an answer to the model, side by side, and take its answers in.
-
-    Raises the gravest of their errors when all calls are over.
-    """
-    open_ = [name for name in asked if name not in answers]
-    came = await asyncio.gather(*(_call(describer, asked[name]) for name in open_), return_exceptions=True)
-    errors: list[BaseException] = []
-    for name, answer in zip(open_, came, strict=True):
-        if isinstance(answer, BaseException):
-            errors.append(answer)
-        else:
-            answers[name] = answer
-    if errors:
-        raise min(errors, key=_leniency)
-
-
-def _leniency(error: BaseException) -> int:
-    """Rank errors: a bug, what ends the analysis, what is final, a replica lost, a failure, a full queue."""
-    if not isinstance(error, AppError):
-        return 0
-    if isinstance(error, ModelLoadFailed):
-        return 1
-    if not error.retryable:
-        return 2
-    return 3 if isinstance(error, ReplicaLost) else 5 if isinstance(error, Overloaded) else 4
-
-
 async def _call(describer: Describer, request: DescribeRequest) -> Caption:
     try:
         return await describer.describe(request)
@@ -160,10 +124,8 @@ async def _call(describer: Describer, request: DescribeRequest) -> Caption:
         raise ReplicaLost("expected an answer from the Ray cluster, got a cancelled call") from None
 
 
-def _described(
-    clip: DecodedClip, answers: Mapping[Question, Caption], event_kinds: tuple[str, ...], attempts: int
-) -> ClipOutcome:
-    caption = answers["caption"]
+def _described(clip: DecodedClip, caption: Caption, event_kinds: tuple[str, ...], attempts: int) -> ClipOutcome:
+    costs = [answer.usd for answer in caption.answers if answer.usd is not None]
     return _outcome(
         clip,
         text=_whole(caption.text),
@@ -172,12 +134,10 @@ def _described(
         finish_reason=caption.finish_reason,
         attempts=attempts,
         served_by=caption.served_by,
-        usd=None
-        if any(answer.usd is None for answer in answers.values())
-        else sum(a.usd or 0.0 for a in answers.values()),
-        queue_s=round(max(answer.queue_s for answer in answers.values()), 6),
-        engine_s=round(sum(answer.engine_s for answer in answers.values()), 6),
-        **(_seen(clip.plan, answers["events"], event_kinds) if event_kinds else {}),
+        usd=sum(costs) if len(costs) == len(caption.answers) else None,
+        queue_s=round(max(answer.queue_s for answer in caption.answers), 6),
+        engine_s=round(sum(answer.engine_s for answer in caption.answers), 6),
+        **(_seen(clip.plan, caption.also[0], event_kinds) if event_kinds else {}),
     )
 
 

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from deployments.contracts import Caption, EngineRequest
+from deployments.contracts import Caption, DescribeRequest, EngineRequest
 from deployments.errors import AppError, ClipRejected, DeviceLost, EngineFailed, OutOfMemory
 from deployments.settings import VisionTuning
 from deployments.vision.budget import MemoryBudget
@@ -42,9 +42,9 @@ class ClipBatcher:
     """Turns single `describe` calls into an engine's starts and steps, in the order of arrival.
 
     As many are under way as `tuning.max_batch_clips` and the memory budget allow. Where memory runs out, the budget is
-    lowered and half of the batch is tried. What fails otherwise is tried again clip by clip, with nothing else under
-    way, so that one bad clip does not fail its neighbours. A caller that goes away takes its clip with it. Nothing else
-    is needed to stop: the loop's task ends whenever no clip is left.
+    lowered and half of the batch is tried, at last a clip's questions one by one. What fails otherwise is tried again
+    clip by clip, with nothing else under way, so that one bad clip does not fail its neighbours. A caller that goes
+    away takes its clip with it. Nothing else is needed to stop: the loop's task ends whenever no clip is left.
     """
 
     def __init__(self, engine: VisionEngine, tuning: VisionTuning, observer: Observer | None = None) -> None:
@@ -76,6 +76,16 @@ class ClipBatcher:
 
     async def describe(self, request: EngineRequest) -> Caption:
         """Caption one clip, or go on with one conversation; `engine_s`, `queue_s` and `batch_clips` are filled here."""
+        try:
+            return await self._described(request)
+        except OutOfMemory as error:
+            if isinstance(request, DescribeRequest) and request.also:
+                # The answers to its questions do not fit side by side.
+                first, *others = [await self.describe(part) for part in request.apart()]
+                return dataclasses.replace(first, also=tuple(others))
+            raise ClipRejected("a clip must fit into the device's memory alone, got one that does not") from error
+
+    async def _described(self, request: EngineRequest) -> Caption:
         since_s = time.perf_counter()
         loop = asyncio.get_running_loop()
         prepared = await loop.run_in_executor(self._prepare_thread, self._engine.prepare, request)
@@ -218,7 +228,7 @@ class ClipBatcher:
                 clips[0].alone = len(clips) == 1
                 self._waiting.extendleft(reversed(clips))
             else:
-                _fail(clips, ClipRejected("a clip must fit into the device's memory alone, got one that does not"))
+                _fail(clips, error)
             return
         if isinstance(error, EngineFailed):
             self.failures_in_a_row += 1
@@ -233,8 +243,8 @@ class ClipBatcher:
 
 
 def _cache_tokens(clips: Sequence[_Clip]) -> int:
-    """Return what the engine's cache must hold for these: as many rows as clips, as long as the longest one."""
-    return len(clips) * max(clip.prepared.most_tokens for clip in clips)
+    """Return what the engine's cache must hold for these: a row for each answer, as long as the longest one."""
+    return sum(clip.prepared.rows for clip in clips) * max(clip.prepared.most_tokens for clip in clips)
 
 
 def _fail(clips: Sequence[_Clip], error: BaseException) -> None:

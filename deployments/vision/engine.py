@@ -14,8 +14,12 @@ class Prepared(Protocol):
     """A request as its engine takes it: the engine's own type, known by identity."""
 
     @property
+    def rows(self) -> int:
+        """Answers that are written to it side by side."""
+
+    @property
     def most_tokens(self) -> int:
-        """Tokens of the prompt, frames included, and of the longest answer to it."""
+        """Tokens of the prompt, frames included, and of the longest answer to it: the most of a row."""
 
     @property
     def frame_count(self) -> int:

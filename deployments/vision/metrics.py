@@ -78,8 +78,8 @@ class ReplicaMetrics(Observer):
 
     def ended(self, caption: Caption, *, frames: int) -> None:
         self._batch_clips.observe(caption.batch_clips, self._label)
-        self._add(self._prompt_tokens, caption.prompt_tokens)
-        self._add(self._output_tokens, caption.output_tokens)
+        self._add(self._prompt_tokens, sum(answer.prompt_tokens for answer in caption.answers))
+        self._add(self._output_tokens, sum(answer.output_tokens for answer in caption.answers))
         self._add(self._engine_s, caption.engine_s)
         self._add(self._frames, frames)
         if frames:

@@ -5,9 +5,9 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from deployments.contracts import Caption, DescribeRequest, EngineRequest, TextRequest
+from deployments.contracts import Caption, DescribeRequest, EngineRequest, GenerationOptions, TextRequest
 from deployments.errors import ClipRejected, EngineFailed, OutOfMemory
 from deployments.settings import Failure, SimulatedSettings
 from deployments.vision.engine import MemoryReading, Prepared, VisionEngine, unheard
@@ -22,6 +22,7 @@ class _Request:
     """A request, and once it has begun its caption and the tokens of it that are still to be written."""
 
     request: EngineRequest
+    rows: int
     most_tokens: int
     caption: Caption | None = None
     left_tokens: int = 0
@@ -58,10 +59,10 @@ class SimulatedEngine(VisionEngine):
 
     def prepare(self, request: EngineRequest) -> _Request:
         if isinstance(request, TextRequest):
-            prompt_tokens = sum(len(turn.text.split()) for turn in request.turns)
-        else:
-            prompt_tokens = len(request.prompt.split()) + len(request.frames) * self._settings.frame_tokens
-        return _Request(request, prompt_tokens + request.options.max_tokens)
+            words = sum(len(turn.text.split()) for turn in request.turns)
+            return _Request(request, 1, words + request.options.max_tokens)
+        longest = max(len(one.prompt.split()) + one.options.max_tokens for one in request.questions)
+        return _Request(request, len(request.questions), len(request.frames) * self._settings.frame_tokens + longest)
 
     def start(self, batch: Sequence[Prepared]) -> None:
         begun = [one for one in batch if isinstance(one, _Request)]
@@ -71,7 +72,7 @@ class SimulatedEngine(VisionEngine):
             self._fail_on_demand(clip)
         for one in begun:
             one.caption = self._caption(one.request)
-            one.left_tokens = one.caption.output_tokens
+            one.left_tokens = max(answer.output_tokens for answer in one.caption.answers)
         if self._settings.call_log is not None:
             with open(self._settings.call_log, "a") as log:
                 log.writelines(f"{clip.frames.pts_s[0]:.6f}\n" for clip in clips)
@@ -100,7 +101,7 @@ class SimulatedEngine(VisionEngine):
 
     def _take_memory(self, together: Sequence[_Request]) -> None:
         """Take the memory of as many rows, each as long as the longest. Raises OutOfMemory where that is too much."""
-        tokens = len(together) * max(one.most_tokens for one in together)
+        tokens = sum(one.rows for one in together) * max(one.most_tokens for one in together)
         limit = self._settings.memory_bytes
         if limit is not None and tokens * self._settings.token_bytes > limit:
             raise OutOfMemory(f"simulated memory of {limit} bytes must hold the clips, got {tokens} tokens")
@@ -110,16 +111,22 @@ class SimulatedEngine(VisionEngine):
         if isinstance(request, TextRequest):
             asked = " ".join(turn.text for turn in request.turns)
             text = f"Simulated answer to {len(request.turns)} turns of {len(asked.split())} words."
-        else:
-            asked, kind = request.prompt, first_kind(request.prompt)
-            text = self._description(request) if kind is None else self._events(request, kind)
-        wanted, most = self._settings.caption_tokens, request.options.max_tokens
+            return self._written(text, asked, request.options)
+        first, *others = [self._written(self._answer(part), part.prompt, part.options) for part in request.apart()]
+        return replace(first, also=tuple(others))
+
+    def _written(self, text: str, asked: str, options: GenerationOptions) -> Caption:
+        wanted, most = self._settings.caption_tokens, options.max_tokens
         return Caption(
             text=text,
             prompt_tokens=len(asked.split()),
             output_tokens=min(wanted, most),
             finish_reason="stop" if wanted <= most else "length",
         )
+
+    def _answer(self, request: DescribeRequest) -> str:
+        kind = first_kind(request.prompt)
+        return self._description(request) if kind is None else self._events(request, kind)
 
     def _description(self, request: DescribeRequest) -> str:
         frames, pts_s = request.frames.frames, request.frames.pts_s

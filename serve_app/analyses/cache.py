@@ -31,11 +31,9 @@ class CaptionCache:
             "generation": request.options.generation.model_dump(),
             "decoder": request.options.decoder,
         }
-        questions = request.options.describe_options().questions()
-        if "events" in questions:
+        for events in request.options.describe_options().also:
             # Only then, so that captions from before there were events keep their place.
-            words, generation = questions["events"]
-            self._question["events"] = {"prompt": words, "generation": generation.model_dump()}
+            self._question["events"] = {"prompt": events.prompt, "generation": events.options.model_dump()}
 
     async def paths(self) -> set[str]:
         """Return what is there of the video, whatever the question."""

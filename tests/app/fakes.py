@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from obstore.store import ObjectStore
@@ -57,7 +58,11 @@ class FakeModel:
             await self.permits.acquire()
         if start_s in self.bad:
             raise ClipRejected("not this one")
-        return Caption(f"{start_s:g}" if first_kind(request.prompt) is None else self.events, 1, 1, "stop")
+        first, *others = (
+            Caption(f"{start_s:g}" if first_kind(question.prompt) is None else self.events, 1, 1, "stop")
+            for question in request.questions
+        )
+        return replace(first, also=tuple(others))
 
 
 class FakeServices:

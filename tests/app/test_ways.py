@@ -1,6 +1,7 @@
 """Many clips at once between a local model and one outside: where they go, and that each has one outcome."""
 
 import asyncio
+import datetime
 import time
 from collections import Counter
 
@@ -146,3 +147,37 @@ def test_clips_that_left_a_line_that_only_seemed_dead_come_back_to_it_where_nobo
     local, outside, load = Slow(poison=0.0), Outside(broken=True), load_of(wait_s=60.0)
     assert by_server(described(local, outside, load)) == {"local": CLIPS - 1, "poison_clip": 1}
     assert outside.asked >= IN_FLIGHT, "it seemed dead"
+
+
+class HalfOutside(Outside):
+    """Answers one question and no other."""
+
+    async def describe(self, request: DescribeRequest) -> Caption:
+        caption = await super().describe(request)
+        if request.prompt != "What?":
+            raise UpstreamFailed("expected an answer, got none")
+        return caption
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_outside_each_question_is_a_call_of_its_own_and_paid_whatever_becomes_of_the_others(half: bool) -> None:
+    outside = HalfOutside() if half else Outside()
+
+    async def run() -> tuple[ClipOutcome, float]:
+        budget = Budget(open_store("memory:///"), ChatSettings())
+        ways = Ways(Local(dead=True), CloudDescriber(outside, budget, LOCAL), load_of(wait_s=60.0), 30.0)
+        options = DescribeOptions("What?", retry=RetryPolicy(attempts=1), event_kinds=("fall",))
+        frames = FrameBatch(np.zeros((1, 28, 28, 3), np.uint8), np.array([0.0]))
+        clip = DecodedClip("v", ClipPlan(0, 0.0, 1.0, (0.0,)), frames, None, 0.0)
+        return await ways.describe(clip, options), (await budget.spent(LOCAL, datetime.datetime.now(datetime.UTC))).usd
+
+    outcome, usd = asyncio.run(run())
+    assert outside.asked == 2
+    if half:
+        assert outcome.error is not None
+        assert usd == pytest.approx(0.01)
+    else:
+        assert outcome.text == "seen outside"
+        assert outcome.usd == pytest.approx(0.02)
+        assert outcome.events_error is not None, "these words are no list"
+        assert usd == pytest.approx(0.02)

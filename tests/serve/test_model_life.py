@@ -10,7 +10,7 @@ import httpx2
 import numpy as np
 import ray
 
-from deployments.contracts import Caption, DescribeRequest, FrameBatch
+from deployments.contracts import Caption, DescribeRequest, FrameBatch, Question
 from deployments.vision.client import VisionClient
 from tests.ray_cluster import Cluster, simulated_config
 
@@ -33,7 +33,7 @@ def ask(count: int) -> list[Caption]:
 
     async def run() -> list[Caption]:
         client = VisionClient.connect(MODEL)
-        request = DescribeRequest(frames, "What is counted here?")
+        request = DescribeRequest(frames, "What is counted here?", also=(Question("And what else?"),))
         return list(await asyncio.gather(*(client.describe(request) for _ in range(count))))
 
     return asyncio.run(run())
@@ -56,8 +56,10 @@ def test_a_replicas_work_is_counted_where_prometheus_finds_it(cluster: Cluster) 
         assert time.monotonic() < give_up_s, counted("frames_total")
         time.sleep(0.5)
     assert counted("frames_total") == 10
-    assert counted("output_tokens_total") == sum(caption.output_tokens for caption in captions)
-    assert counted("prompt_tokens_total") == sum(caption.prompt_tokens for caption in captions)
+    answers = [answer for caption in captions for answer in caption.answers]
+    assert len(answers) == 10
+    assert counted("output_tokens_total") == sum(answer.output_tokens for answer in answers)
+    assert counted("prompt_tokens_total") == sum(answer.prompt_tokens for answer in answers)
     assert counted("loads_total") == 1
     assert counted("ready") == 1
     assert counted("queued_clips") == 0

@@ -1,4 +1,4 @@
-"""One step of a Qwen2.5-VL language model for many sequences: a token of each in, the scores of its next one out.
+"""Go on with many sequences of a Qwen2.5-VL language model: tokens of each in, the scores of its next one out.
 
 `generate` keeps the sequences of a call together until the last one has ended. Here each has a row and a position of
 its own, so that rows can leave and come between any two steps. The arithmetic is that of transformers' modules, which
@@ -14,22 +14,32 @@ from deployments.vision.qwen.rows import CacheRows
 
 
 def next_scores(
-    model: Any, tokens: torch.Tensor, lengths: torch.Tensor, positions: torch.Tensor, cache: CacheRows, columns: int
+    model: Any,
+    tokens: torch.Tensor,
+    lengths: torch.Tensor,
+    positions: torch.Tensor,
+    cache: CacheRows,
+    columns: int,
+    *,
+    first_row: int = 0,
 ) -> torch.Tensor:
     """Return the scores (rows, vocabulary) of what follows `tokens`, whose keys and values are added to `cache`.
 
-    `model` is a `Qwen2_5_VLForConditionalGeneration`. `tokens`, `lengths` (columns in use before this step) and
-    `positions` (rotary, alike in time, height and width) are int64 (rows,); `columns` is the longest length with this
-    token.
+    `model` is a `Qwen2_5_VLForConditionalGeneration`. `tokens` and `positions` (rotary, alike in time, height and
+    width) are int64 (rows, tokens of each), `lengths` (columns in use before) int64 (rows,); `columns` is the longest
+    length with these tokens. The rows are the cache's from `first_row` on.
     """
     text = model.model.language_model
-    hidden = text.embed_tokens(tokens)
-    angles = positions[:, None].float() * text.rotary_emb.inv_freq.float()
+    count, each = tokens.shape
+    hidden = text.embed_tokens(tokens.flatten())
+    angles = positions.flatten()[:, None].float() * text.rotary_emb.inv_freq.float()
     angles = torch.cat([angles, angles], dim=-1)[:, None]
     scale = text.rotary_emb.attention_scaling
     cos, sin = (angles.cos() * scale).to(hidden.dtype), (angles.sin() * scale).to(hidden.dtype)
-    rows = torch.arange(len(tokens), device=tokens.device)
-    seen = (torch.arange(columns, device=tokens.device) <= lengths[:, None])[:, None, None]
+    own = slice(first_row, first_row + count)
+    rows = torch.arange(first_row, first_row + count, device=tokens.device).repeat_interleave(each)
+    places = lengths[:, None] + torch.arange(each, device=tokens.device)
+    seen = (torch.arange(columns, device=tokens.device) <= places[..., None])[:, None]
     for layer, keys, values in zip(text.layers, cache.keys, cache.values, strict=True):
         attention = layer.self_attn
         normed = layer.input_layernorm(hidden)
@@ -37,20 +47,22 @@ def next_scores(
             projection(normed).unflatten(-1, (-1, attention.head_dim))
             for projection in (attention.q_proj, attention.k_proj, attention.v_proj)
         )
-        keys[rows, :, lengths] = _rotate(key, cos, sin)
-        values[rows, :, lengths] = value
+        keys[rows, :, places.flatten()] = _rotate(key, cos, sin)
+        values[rows, :, places.flatten()] = value
         # The query heads that share a key head stand where a longer sequence's queries would: no key is repeated.
-        shared = _rotate(query, cos, sin).unflatten(1, (key.shape[1], -1))
+        heads, sharing = key.shape[1], query.shape[1] // key.shape[1]
+        shared = _rotate(query, cos, sin).reshape(count, each, heads, sharing, -1).permute(0, 2, 3, 1, 4)
         attended = scaled_dot_product_attention(
-            shared,
-            keys[: len(tokens), :, :columns],
-            values[: len(tokens), :, :columns],
-            attn_mask=seen,
+            shared.flatten(2, 3),
+            keys[own, :, :columns],
+            values[own, :, :columns],
+            attn_mask=seen if each == 1 else seen.repeat(1, 1, sharing, 1),
             scale=attention.scaling,
         )
-        hidden = hidden + attention.o_proj(attended.flatten(1))
+        attended = attended.unflatten(2, (sharing, each)).permute(0, 3, 1, 2, 4)
+        hidden = hidden + attention.o_proj(attended.reshape(count * each, -1))
         hidden = hidden + layer.mlp(layer.post_attention_layernorm(hidden))
-    scores: torch.Tensor = model.lm_head(text.norm(hidden))
+    scores: torch.Tensor = model.lm_head(text.norm(hidden.unflatten(0, (count, each))[:, -1]))
     return scores
 
 

@@ -3,6 +3,7 @@
 import gc
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ from deployments.vision.engine import MemoryReading, Prepared, VisionEngine, unh
 from deployments.vision.qwen.choose import Chooser
 from deployments.vision.qwen.decode import next_scores
 from deployments.vision.qwen.device import DeviceMemory, take_share, translate
-from deployments.vision.qwen.encode import Prompt, encode
+from deployments.vision.qwen.encode import Asked, Prompt, encode
 from deployments.vision.qwen.load import choose_device, load_checkpoint
 from deployments.vision.qwen.packed import pack_linears
 from deployments.vision.qwen.prefill import alike, read
@@ -33,9 +34,10 @@ _WARM_UP_SIDES = (112, 196)
 
 
 class _Sequence:
-    """A prompt and what has been written to it so far; row n of the cache is the nth sequence's."""
+    """A request's prompt and what has been written to it so far; row n of the cache is the nth sequence's."""
 
-    def __init__(self, prompt: Prompt) -> None:
+    def __init__(self, asked: Asked, prompt: Prompt) -> None:
+        self.asked = asked
         self.prompt = prompt
         self.chooser = Chooser(prompt.options)
         self.written: list[int] = []
@@ -58,7 +60,7 @@ class TransformersEngine(VisionEngine):
         self._rows: CacheRows
         self._memory: DeviceMemory
         self._sequences: list[_Sequence] = []
-        self._ended: list[_Sequence] = []
+        self._answers: dict[Asked, dict[Prompt, Caption]] = {}
 
     def load(self, report: Callable[[float], None] = unheard) -> None:
         keep_large_blocks()
@@ -105,43 +107,44 @@ class TransformersEngine(VisionEngine):
         if not alive:
             raise EngineFailed("the model's weights must be finite, got a non-finite one")
 
-    def prepare(self, request: EngineRequest) -> Prompt:
+    def prepare(self, request: EngineRequest) -> Asked:
         if self._model is None:
             raise EngineFailed("the model must be loaded first, got none")
-        prompt = encode(self._tokenizer, self._model.model, request)
+        asked = encode(self._tokenizer, self._model.model, request)
         context = self._model.config.text_config.max_position_embeddings
-        if prompt.most_tokens > context:
-            raise ClipRejected(
-                f"frames, prompt and max_tokens must fit into the model's context of {context} tokens, "
-                f"got {len(prompt.ids)} + {request.options.max_tokens}"
-            )
-        return prompt
+        for prompt in asked.prompts:
+            if prompt.most_tokens > context:
+                raise ClipRejected(
+                    f"frames, prompt and max_tokens must fit into the model's context of {context} tokens, "
+                    f"got {len(prompt.ids)} + {prompt.options.max_tokens}"
+                )
+        return asked
 
     def start(self, batch: Sequence[Prepared]) -> None:
-        prompts = [prompt for prompt in batch if isinstance(prompt, Prompt)]
-        under_way = [sequence.prompt for sequence in self._sequences]
+        new = [asked for asked in batch if isinstance(asked, Asked)]
+        prompts = [one.prompt for one in self._sequences] + [prompt for asked in new for prompt in asked.prompts]
         with self._on_device():
-            self._rows.make_room(len(under_way) + len(prompts), max(one.most_tokens for one in (*under_way, *prompts)))
+            self._rows.make_room(len(prompts), max(prompt.most_tokens for prompt in prompts))
             try:
-                for group in alike(prompts, at_once=self._memory.tokens_at_once):
-                    self._begin([prompts[place] for place in group])
+                for group in alike([asked.prompts[0] for asked in new], at_once=self._memory.tokens_at_once):
+                    self._begin([new[place] for place in group])
             except BaseException:
-                self.drop(prompts)
+                self.drop(new)
                 raise
 
     def step(self) -> list[tuple[Prepared, Caption]]:
-        if not self._ended:
+        if not (ended := self._whole_answers()):
             with self._on_device():
                 self._write()
-        captions: list[tuple[Prepared, Caption]] = [(one.prompt, self._caption(one)) for one in self._ended]
-        self._ended.clear()
-        return captions
+            ended = self._whole_answers()
+        return ended
 
     def drop(self, leaving: Sequence[Prepared]) -> None:
-        gone = {id(prompt) for prompt in leaving}
-        self._ended = [one for one in self._ended if id(one.prompt) not in gone]
+        gone = {asked for asked in leaving if isinstance(asked, Asked)}
+        for asked in gone:
+            self._answers.pop(asked, None)
         with self._on_device():
-            self._leave([at for at, one in enumerate(self._sequences) if id(one.prompt) in gone])
+            self._leave([at for at, one in enumerate(self._sequences) if one.asked in gone])
 
     def memory(self) -> MemoryReading:
         return self._memory.read()
@@ -155,29 +158,50 @@ class TransformersEngine(VisionEngine):
             self._memory.release()
             raise translate(error) from error
 
-    def _begin(self, prompts: Sequence[Prompt]) -> None:
-        scores, cache = read(self._model, prompts, self._dtype)
-        self._rows.add(cache, [len(prompt.ids) for prompt in prompts])
-        begun = [_Sequence(prompt) for prompt in prompts]
+    def _begin(self, group: Sequence[Asked]) -> None:
+        """Read the first prompt of each with its frames, then what their other prompts do not share with it."""
+        first_row = self._rows.rows
+        scores, cache = read(self._model, group, self._dtype)
+        self._rows.add(cache, [len(asked.prompts[0].ids) for asked in group])
+        begun = [_Sequence(asked, asked.prompts[0]) for asked in group]
+        others = [(row, asked, prompt) for row, asked in enumerate(group, first_row) for prompt in asked.prompts[1:]]
+        own_tokens = {len(prompt.ids) - asked.shared for _, asked, prompt in others}
+        all_scores = [scores]
+        for length in sorted(own_tokens):
+            some = [other for other in others if len(other[2].ids) - other[1].shared == length]
+            all_scores.append(self._read_on(some))
+            begun += [_Sequence(asked, prompt) for _, asked, prompt in some]
         self._sequences += begun
-        self._append(begun, scores)
+        self._append(begun, torch.cat(all_scores))
+
+    def _read_on(self, others: Sequence[tuple[int, Asked, Prompt]]) -> torch.Tensor:
+        """Begin new rows with what these share with the named ones, and read the rest, which is of one length."""
+        shared = [asked.shared for _, asked, _ in others]
+        first_row = self._rows.fork([row for row, _, _ in others], max(shared))
+        return next_scores(
+            self._model,
+            self._on_it([prompt.ids[asked.shared :].tolist() for _, asked, prompt in others]),
+            self._on_it(shared),
+            self._on_it([prompt.positions[0, asked.shared :].tolist() for _, asked, prompt in others]),
+            self._rows,
+            max(len(prompt.ids) for _, _, prompt in others),
+            first_row=first_row,
+        )
 
     def _write(self) -> None:
         """Write one token of each sequence under way."""
-        device = self._model.device
-        tokens, columns, positions = (
-            torch.tensor(numbers, device=device)
-            for numbers in zip(
-                *(
-                    (one.written[-1], one.columns, one.prompt.next_position + len(one.written) - 1)
-                    for one in self._sequences
-                ),
-                strict=True,
-            )
+        scores = next_scores(
+            self._model,
+            self._on_it([[one.written[-1]] for one in self._sequences]),
+            self._on_it([one.columns for one in self._sequences]),
+            self._on_it([[one.prompt.next_position + len(one.written) - 1] for one in self._sequences]),
+            self._rows,
+            max(one.columns for one in self._sequences) + 1,
         )
-        longest = max(one.columns for one in self._sequences) + 1
-        scores = next_scores(self._model, tokens, columns, positions, self._rows, longest)
         self._append(self._sequences, scores)
+
+    def _on_it(self, numbers: list[Any]) -> torch.Tensor:
+        return torch.tensor(numbers, device=self._model.device)
 
     def _append(self, sequences: Sequence[_Sequence], scores: torch.Tensor) -> None:
         """Let each sequence choose its next token by its row of `scores`; those that end leave."""
@@ -186,7 +210,18 @@ class TransformersEngine(VisionEngine):
             chooser = sequence.chooser
             sequence.written.append(best[row] if chooser.greedy else chooser.choose(scores[row]))
         over = {id(one) for one in sequences if self._is_over(one)}
-        self._ended += self._leave([at for at, one in enumerate(self._sequences) if id(one) in over])
+        for one in self._leave([at for at, one in enumerate(self._sequences) if id(one) in over]):
+            self._answers.setdefault(one.asked, {})[one.prompt] = self._caption(one)
+
+    def _whole_answers(self) -> list[tuple[Prepared, Caption]]:
+        """Take out what has an answer to each of its questions."""
+        whole = [asked for asked, answers in self._answers.items() if len(answers) == len(asked.prompts)]
+        ended: list[tuple[Prepared, Caption]] = []
+        for asked in whole:
+            answers = self._answers.pop(asked)
+            first, *others = (answers[prompt] for prompt in asked.prompts)
+            ended.append((asked, replace(first, also=tuple(others))))
+        return ended
 
     def _is_over(self, sequence: _Sequence) -> bool:
         return sequence.written[-1] in self._stop_ids or len(sequence.written) >= sequence.prompt.options.max_tokens

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from transformers import DynamicCache
 
-from deployments.vision.qwen.encode import Prompt, patch_grid
+from deployments.vision.qwen.encode import Asked, Prompt, patch_grid
 from deployments.vision.qwen.patches import patchify
 
 _MOST_PADDING = 1 / 8
@@ -31,12 +31,14 @@ def alike(prompts: Sequence[Prompt], *, at_once: int) -> list[list[int]]:
     return groups
 
 
-def read(model: Any, prompts: Sequence[Prompt], dtype: torch.dtype) -> tuple[torch.Tensor, DynamicCache]:
-    """Return the scores (prompts, vocabulary) of each answer's first token and the prompts' keys and values.
+def read(model: Any, asked: Sequence[Asked], dtype: torch.dtype) -> tuple[torch.Tensor, DynamicCache]:
+    """Return, of each request's first prompt, the scores (requests, vocabulary) of the answer's first token and the
+    keys and values.
 
     The prompts are padded on the right, where a causal model never looks from a token of theirs: no mask is needed.
     """
     device = model.device
+    prompts = [one.prompts[0] for one in asked]
     length = max(len(prompt.ids) for prompt in prompts)
     ids = torch.zeros(len(prompts), length, dtype=torch.int64)
     positions = torch.zeros(3, len(prompts), length, dtype=torch.int64)
@@ -45,7 +47,7 @@ def read(model: Any, prompts: Sequence[Prompt], dtype: torch.dtype) -> tuple[tor
         positions[:, row, : len(prompt.ids)] = prompt.positions
     ids = ids.to(device)
     embedded = model.model.language_model.embed_tokens(ids)
-    for pad, features in _features(model.model, prompts, dtype):
+    for pad, features in _features(model.model, asked, dtype):
         embedded = embedded.masked_scatter((ids == pad)[..., None], features.to(embedded.dtype))
     output = model.model.language_model(
         inputs_embeds=embedded, position_ids=positions.to(device), past_key_values=DynamicCache(), use_cache=True
@@ -55,18 +57,16 @@ def read(model: Any, prompts: Sequence[Prompt], dtype: torch.dtype) -> tuple[tor
     return model.lm_head(hidden), output.past_key_values
 
 
-def _features(model: Any, prompts: Sequence[Prompt], dtype: torch.dtype) -> list[tuple[int, torch.Tensor]]:
-    """Return, for images and for videos, the placeholder's id and the visual tokens (tokens, hidden) of all prompts."""
+def _features(model: Any, asked: Sequence[Asked], dtype: torch.dtype) -> list[tuple[int, torch.Tensor]]:
+    """Return, for images and for videos, the placeholder's id and all requests' visual tokens (tokens, hidden)."""
     kinds = (
-        (model.config.image_token_id, model.get_image_features, [one for one in prompts if one.frame_count == 1]),
-        (model.config.video_token_id, model.get_video_features, [one for one in prompts if one.frame_count > 1]),
+        (model.config.image_token_id, model.get_image_features, [one for one in asked if one.frame_count == 1]),
+        (model.config.video_token_id, model.get_video_features, [one for one in asked if one.frame_count > 1]),
     )
     found = []
     for pad, features_of, shown in kinds:
         if shown:
-            frames = [
-                prompt.frames.to(model.device, non_blocking=True) for prompt in shown if prompt.frames is not None
-            ]
+            frames = [one.frames.to(model.device, non_blocking=True) for one in shown if one.frames is not None]
             rows = torch.cat([patchify(one, dtype)[0] for one in frames])
             grids = torch.tensor([patch_grid(one) for one in frames], device=model.device)
             found.append((pad, torch.cat(features_of(rows, grids, return_dict=True).pooler_output)))

@@ -45,6 +45,13 @@ class CacheRows:
             keys[first : self.rows, :, :columns] = layer.keys
             values[first : self.rows, :, :columns] = layer.values
 
+    def fork(self, sources: Sequence[int], columns: int) -> int:
+        """Begin new rows with the first columns of these; return the first new one's place."""
+        first, self.rows = self.rows, self.rows + len(sources)
+        for part in (*self.keys, *self.values):
+            part[first : self.rows, :, :columns] = part[sources, :, :columns]
+        return first
+
     def move(self, source: int, target: int) -> None:
         """Copy a row over another one."""
         for part in (*self.keys, *self.values):

@@ -1,12 +1,12 @@
 import asyncio
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
 
-from deployments.contracts import Caption, DescribeRequest, EngineRequest, FrameBatch, GenerationOptions
+from deployments.contracts import Caption, DescribeRequest, EngineRequest, FrameBatch, GenerationOptions, Question
 from deployments.errors import AppError, ClipRejected, DeviceLost, EngineFailed, OutOfMemory
 from deployments.settings import VisionTuning
 from deployments.vision.batcher import ClipBatcher
@@ -27,6 +27,7 @@ class Asked:
     frame_count: int
     max_tokens: int
     written: int = 0
+    rows: int = 1
 
     @property
     def most_tokens(self) -> int:
@@ -60,7 +61,8 @@ class Engine(VisionEngine):
         assert isinstance(request, DescribeRequest)
         if request.prompt.startswith("never"):
             raise ClipRejected("never")
-        return Asked(request.prompt, len(request.frames), request.options.max_tokens)
+        longest = max(question.options.max_tokens for question in request.questions)
+        return Asked(request.prompt, len(request.frames), longest, rows=len(request.questions))
 
     def start(self, batch: Sequence[Prepared]) -> None:
         asked = [one for one in batch if isinstance(one, Asked)]
@@ -72,7 +74,7 @@ class Engine(VisionEngine):
             if any(one.name.startswith("bad") for one in asked):
                 raise ClipRejected("cannot") if len(asked) == 1 else EngineFailed("one of them")
             together = [*self.under_way, *asked]
-            tokens = len(together) * max(one.most_tokens for one in together)
+            tokens = sum(one.rows for one in together) * max(one.most_tokens for one in together)
             if self.limit_tokens is not None and tokens > self.limit_tokens:
                 raise OutOfMemory("too much")
         except Exception:
@@ -315,6 +317,36 @@ def test_a_clip_that_does_not_fit_alone_is_refused_for_good_and_harms_nobody() -
         answers = await all_of(batcher, request("a"), request("giant", 100), request("b"))
         assert said(answers) == ["A", "ClipRejected", "B"]
         assert batcher.failures_in_a_row == 0
+
+    asyncio.run(run())
+
+
+def test_answers_that_do_not_fit_side_by_side_are_written_one_after_the_other() -> None:
+    async def run() -> None:
+        engine = Engine(limit_tokens=25)
+        batcher = ClipBatcher(engine, VisionTuning(max_batch_clips=8, batch_wait_s=0.01))
+        both = replace(request("what", 10), also=(Question("events", GenerationOptions(max_tokens=5)),))
+        answers = await all_of(batcher, request("a"), both, request("b"))
+        assert said(answers) == ["A", "WHAT", "B"]
+        assert isinstance(answers[1], Caption)
+        assert [answer.text for answer in answers[1].answers] == ["WHAT", "EVENTS"]
+        assert engine.starts[-2:] == [["what"], ["events"]]
+        giant = replace(request("giant", 10), also=(Question("more", GenerationOptions(max_tokens=20)),))
+        assert said(await all_of(batcher, giant)) == ["ClipRejected"]
+
+    asyncio.run(run())
+
+
+def test_each_answer_counts_as_a_row_of_the_budget() -> None:
+    async def run() -> None:
+        engine = Engine(limit_tokens=60)
+        batcher = ClipBatcher(engine, VisionTuning(max_batch_clips=8, batch_wait_s=0.01))
+        batcher.budget = MemoryBudget(engine.memory())
+        more = (Question("more", GenerationOptions(max_tokens=5)),)
+        asked = [replace(request(f"c{i}", 5), also=more) for i in range(6)]
+        assert said(await all_of(batcher, *asked)) == [f"C{i}" for i in range(6)]
+        assert engine.failed_starts == 0
+        assert engine.peak_tokens <= 60
 
     asyncio.run(run())
 

@@ -15,10 +15,11 @@ from deployments.contracts import (
     DescribeRequest,
     FrameBatch,
     GenerationOptions,
+    Question,
     TextRequest,
     Turn,
 )
-from deployments.errors import ClipRejected, EngineFailed, InvalidConfig, ModelLoadFailed
+from deployments.errors import ClipRejected, EngineFailed, InvalidConfig, ModelLoadFailed, OutOfMemory
 from deployments.settings import Failure, SimulatedSettings, VisionSettings
 from deployments.vision.budget import MemoryBudget
 from deployments.vision.deployment import VisionModel
@@ -294,6 +295,26 @@ def test_the_simulated_cost_model_is_as_stated() -> None:
     taken_s = time.perf_counter() - begun_s
     assert 0.12 <= taken_s < 0.3  # 0.05 + 5 frames * 0.01 + 20 tokens * 0.001
     assert [(caption.output_tokens, caption.finish_reason) for caption in captions] == [(20, "stop"), (5, "length")]
+
+
+def test_the_simulated_engine_reads_a_clip_once_for_all_its_questions() -> None:
+    engine = SimulatedEngine(SimulatedSettings(frame_s=0.05, token_s=0.001, caption_tokens=20))
+    also = (Question(events_prompt(["rises"])), Question("Why?", GenerationOptions(max_tokens=5)))
+    begun_s = time.perf_counter()
+    [caption] = engine.describe([dataclasses.replace(request(12.0), also=also)])
+    taken_s = time.perf_counter() - begun_s
+    assert 0.12 <= taken_s < 0.2  # 2 frames * 0.05 + 20 tokens * 0.001
+    assert [answer.text[:14] for answer in caption.answers] == ["Simulated capt", '[{"event": "ri', "Simulated capt"]
+    assert [answer.output_tokens for answer in caption.answers] == [20, 20, 5]
+
+
+def test_the_simulated_memory_holds_a_row_for_each_answer() -> None:
+    engine = SimulatedEngine(SimulatedSettings(frame_s=0.0, frame_tokens=10, token_bytes=1, memory_bytes=60))
+    asked = request(12.0, max_tokens=9)  # 2 frames of 10 tokens, a word and 9 tokens more
+    [caption] = engine.describe([dataclasses.replace(asked, also=(Question("Why?", asked.options),))])
+    assert len(caption.answers) == 2
+    with pytest.raises(OutOfMemory, match="got 90 tokens"):
+        engine.describe([dataclasses.replace(asked, also=(Question("Why?", asked.options),) * 2)])
 
 
 class UnforeseenEngine(BrokenEngine):

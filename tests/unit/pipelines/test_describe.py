@@ -2,11 +2,12 @@ import asyncio
 import random
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from deployments.contracts import Caption, DescribeRequest, FrameBatch, GenerationOptions
+from deployments.contracts import Caption, DescribeRequest, FrameBatch, GenerationOptions, Question
 from deployments.errors import ClipRejected, EngineFailed, ModelLoadFailed, Overloaded, ReplicaLost
 from deployments.retry import RetryPolicy
 from deployments.vision.prompts import events_prompt
@@ -195,26 +196,19 @@ def test_a_call_that_the_other_side_cancelled_is_tried_again() -> None:
 
 
 class Asked:
-    """Answers the caption and the events as scripted, an error or a text at a time, and says when each was asked."""
+    """Answers the caption and the events as scripted, an error or both texts a call."""
 
-    def __init__(self, caption: list[str | Exception], events: list[str | Exception]) -> None:
-        self.script = {"What?": caption, events_prompt(KINDS): events}
+    def __init__(self, *script: Exception | tuple[str, str]) -> None:
+        self.script = list(script)
         self.calls: list[DescribeRequest] = []
-        self.most_at_once = self.at_once = 0
 
     async def describe(self, request: DescribeRequest) -> Caption:
         self.calls.append(request)
-        self.at_once += 1
-        self.most_at_once = max(self.most_at_once, self.at_once)
-        await asyncio.sleep(0.005)
-        self.at_once -= 1
-        answer = self.script[request.prompt].pop(0)
-        if isinstance(answer, Exception):
-            raise answer
-        return Caption(answer, 12 + self.most_at_once, len(answer), "stop", engine_s=0.5, queue_s=0.1 * len(answer))
-
-    def prompts(self) -> list[str]:
-        return ["caption" if request.prompt == "What?" else "events" for request in self.calls]
+        said = self.script.pop(0)
+        if isinstance(said, Exception):
+            raise said
+        caption, events = (Caption(text, 14, len(text), "stop", engine_s=0.5, queue_s=0.1 * len(text)) for text in said)
+        return replace(caption, also=(events,))
 
 
 KINDS = ("fall", "rise")
@@ -226,14 +220,12 @@ def asked_for_events(model: Asked) -> ClipOutcome:
     return asyncio.run(describe_clip(clip(), model, options, random.Random(0), asyncio.Lock()))
 
 
-def test_events_are_asked_for_beside_the_caption_and_counted_apart() -> None:
-    model = Asked(["A cat."], [FALL])
+def test_events_are_asked_for_in_the_same_call_and_counted_apart() -> None:
+    model = Asked(("A cat.", FALL))
     outcome = asked_for_events(model)
-    assert model.most_at_once == 2
-    assert [request.options for request in model.calls] == [
-        GenerationOptions(max_tokens=9, seed=4),
-        GenerationOptions(max_tokens=512, seed=4),
-    ]
+    [request] = model.calls
+    assert (request.prompt, request.options) == ("What?", GenerationOptions(max_tokens=9, seed=4))
+    assert request.also == (Question(events_prompt(KINDS), GenerationOptions(max_tokens=512, seed=4)),)
     assert (outcome.text, outcome.events, outcome.events_error) == ("A cat.", (ClipEvent("fall", None, 32.0),), None)
     assert (outcome.tokens, outcome.events_tokens, outcome.attempts) == (6, len(FALL), 1)
     assert (outcome.engine_s, outcome.queue_s) == (1.0, 3.2)
@@ -243,50 +235,27 @@ def test_events_are_asked_for_beside_the_caption_and_counted_apart() -> None:
 
 
 def test_an_answer_that_is_no_list_of_events_is_told_and_fails_no_clip() -> None:
-    model = Asked(["A cat."], ["Nothing \ud83d falls."])
+    model = Asked(("A cat.", "Nothing \ud83d falls."))
     outcome = asked_for_events(model)
     assert (outcome.text, outcome.error, outcome.events) == ("A cat.", None, None)
     assert outcome.events_error is not None
     assert outcome.events_error.message == "expected a JSON array of events, got 'Nothing ? falls.'"
-    assert model.prompts() == ["caption", "events"], "asked once"
+    assert len(model.calls) == 1
     assert ClipOutcome.loads(outcome.dumps()) == outcome
     assert "events" not in outcome.as_json()
 
 
-def test_only_the_question_without_an_answer_is_asked_again() -> None:
-    model = Asked(["A cat."], [EngineFailed("once"), Overloaded("full"), FALL])
+def test_a_call_that_fails_is_tried_again_with_all_its_questions() -> None:
+    model = Asked(EngineFailed("once"), Overloaded("full"), ("A cat.", FALL))
     outcome = asked_for_events(model)
     assert (outcome.text, outcome.events, outcome.attempts) == ("A cat.", (ClipEvent("fall", None, 32.0),), 2)
-    assert model.prompts() == ["caption", "events", "events", "events"]
+    assert [len(request.also) for request in model.calls] == [1, 1, 1]
 
 
-def test_a_clip_whose_events_get_no_answer_fails_as_a_whole() -> None:
-    outcome = asked_for_events(Asked(["A cat."], [EngineFailed(f"attempt {n}") for n in (1, 2, 3)]))
+def test_a_clip_whose_questions_get_no_answer_fails_as_a_whole() -> None:
+    outcome = asked_for_events(Asked(*(EngineFailed(f"attempt {n}") for n in (1, 2, 3))))
     assert (outcome.error, outcome.text) == (ClipError("engine_failed", "attempt 3", retryable=True), None)
     assert (outcome.events, outcome.events_error, outcome.attempts) == (None, None, 3)
-
-
-@pytest.mark.parametrize(
-    ("caption", "events", "code", "calls"),
-    [
-        (Overloaded("full"), ClipRejected("never"), "clip_rejected", 2),
-        (ClipRejected("never"), ReplicaLost("died"), "clip_rejected", 2),
-        (ReplicaLost("died"), ReplicaLost("died"), "poison_clip", 8),
-    ],
-)
-def test_of_two_failures_the_graver_one_counts(caption: Exception, events: Exception, code: str, calls: int) -> None:
-    model = Asked([caption] * 4, [events] * 4)
-    outcome = asked_for_events(model)
-    assert outcome.error is not None
-    assert outcome.error.code == code
-    assert len(model.calls) == calls
-
-
-def test_a_bug_or_a_model_that_cannot_load_is_not_hidden_by_the_other_question() -> None:
-    with pytest.raises(ModelLoadFailed):
-        asked_for_events(Asked([ClipRejected("never")], [ModelLoadFailed("no weights")]))
-    with pytest.raises(KeyError):
-        asked_for_events(Asked([ModelLoadFailed("no weights")], [KeyError("a bug")]))
 
 
 def test_an_outcome_from_before_there_were_events_is_read_and_written_as_it_was() -> None:
