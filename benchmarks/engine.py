@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
@@ -41,7 +42,9 @@ FIXED_BATCHES = (16, 32)
 SINGLE_FRAMES = 8
 """Frames that the loop is timed on; each takes as long as the next one."""
 LONE_CLIPS = 25
+COMPILED_ROWS = (1, 4, 16)
 OURS = "Vidray's engine"
+Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,10 +99,10 @@ def _spread(requests: Sequence[DescribeRequest], count: int) -> list[DescribeReq
     return [ordered[(2 * at + 1) * len(ordered) // (2 * count)] for at in range(count)]
 
 
-def timed(call: Callable[[], list[str]]) -> tuple[float, list[str]]:
+def timed(call: Callable[[], Answer]) -> tuple[float, Answer]:
     begun_s = time.perf_counter()
-    said = call()
-    return time.perf_counter() - begun_s, said
+    answer = call()
+    return time.perf_counter() - begun_s, answer
 
 
 def measure(model: Model, vllm_python: Path | None) -> tuple[dict[str, dict[str, float]], dict[str, float]]:
@@ -150,7 +153,7 @@ def measure(model: Model, vllm_python: Path | None) -> tuple[dict[str, dict[str,
         "overhead": served(model, engine, cases["8-equal"]),
         "two questions as one request": two_questions(model, engine, cases["8-equal"]),
         "parameters": peers.parameters,
-    }
+    } | compiled_steps(model, engine, cases["8-equal"])
     return speeds, found
 
 
@@ -164,6 +167,28 @@ def two_questions(model: Model, engine: TransformersEngine, requests: Sequence[D
         apart_s, together_s = timed(lambda: through(engine, apart))[0], timed(lambda: through(engine, together))[0]
         ratios.append(apart_s / together_s)
     return statistics.median(ratios)
+
+
+def compiled_steps(model: Model, engine: TransformersEngine, requests: Sequence[DescribeRequest]) -> dict[str, float]:
+    """Return, by rows under way, how many times faster a step of the engine with `compile: true` is."""
+    compiled = TransformersEngine(model.settings().model_copy(update={"compile": True}))
+    compiled.load()
+    found = {}
+    for rows in COMPILED_ROWS:
+        plain_s, compiled_s = (_step_s(one, requests[:rows]) for one in (engine, compiled))
+        found[f"compiled steps of {rows} rows over plain ones"] = plain_s / compiled_s
+    return found
+
+
+def _step_s(engine: TransformersEngine, requests: Sequence[DescribeRequest]) -> float:
+    engine.start([engine.prepare(request) for request in requests])
+    steps_s: list[float] = []
+    ended = 0
+    while ended < len(requests):
+        taken_s, captions = timed(engine.step)
+        ended += len(captions)
+        steps_s.append(taken_s)
+    return statistics.median(steps_s)
 
 
 def lone_latency(model: Model, requests: Sequence[DescribeRequest]) -> float:

@@ -77,6 +77,9 @@ class VisionSettings(_Frozen):
     attention: Literal["auto", "flash_attention_2", "sdpa", "eager"] = "auto"
     """auto: flash_attention_2 on a GPU where flash-attn is installed, else sdpa."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    compile: bool = False
+    """Compile the writing of a token with `torch.compile` as the model loads, which needs a C++ compiler and takes from
+    seconds to minutes. May pay where starting kernels takes longer than they run; a CPU gives up packed weights."""
     min_pixels: Annotated[int, Field(ge=28 * 28)] | None = None
     """Least area of a frame in pixels; None: what the model was trained for."""
     max_pixels: Annotated[int, Field(ge=28 * 28, le=16_777_216)] | None = None

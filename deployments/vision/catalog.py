@@ -46,7 +46,8 @@ def model_info(name: str, settings: VisionSettings, choice: str | None = None) -
     elif is_demo(settings):
         notice = DEMO_NOTICE
     told = (settings.revision or "default", settings.dtype, settings.quantization, settings.attention, settings.device)
-    parts = (settings.engine, settings.checkpoint, *told)
+    # Only then, so that captions from before there was a choice keep their place.
+    parts = (settings.engine, settings.checkpoint, *told, *(["compiled"] if settings.compile else []))
     return ModelInfo(
         name=name,
         engine=settings.engine,

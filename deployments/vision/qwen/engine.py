@@ -16,13 +16,14 @@ from deployments.contracts import (
     FinishReason,
     FrameBatch,
     GenerationOptions,
+    Question,
 )
 from deployments.errors import ClipRejected, EngineFailed, ModelLoadFailed
 from deployments.native_heap import keep_large_blocks
 from deployments.settings import VisionSettings
 from deployments.vision.engine import MemoryReading, Prepared, VisionEngine, unheard
 from deployments.vision.qwen.choose import Chooser
-from deployments.vision.qwen.decode import next_scores
+from deployments.vision.qwen.decode import LayerCode, next_scores, through_layer
 from deployments.vision.qwen.device import DeviceMemory, take_share, translate
 from deployments.vision.qwen.encode import Asked, Prompt, encode
 from deployments.vision.qwen.load import choose_device, load_checkpoint
@@ -57,6 +58,7 @@ class TransformersEngine(VisionEngine):
         self._tokenizer: Any = None
         self._dtype = torch.float32
         self._stop_ids: frozenset[int] = frozenset()
+        self._layer_code: LayerCode = through_layer
         self._rows: CacheRows
         self._memory: DeviceMemory
         self._sequences: list[_Sequence] = []
@@ -70,7 +72,10 @@ class TransformersEngine(VisionEngine):
         self._stop_ids = frozenset(stop if isinstance(stop, list) else [stop])
         if None in self._stop_ids:
             raise ModelLoadFailed("the checkpoint's generation_config must name eos_token_id, got none")
-        if self._model.device.type == "cpu":
+        if self._settings.compile:
+            # Sequences come, go and grow: their number and lengths are no constants of the compiled code.
+            self._layer_code = torch.compile(through_layer, dynamic=True)
+        elif self._model.device.type == "cpu":
             pack_linears(self._model)
         text = self._model.config.text_config
         self._rows = CacheRows(
@@ -93,8 +98,12 @@ class TransformersEngine(VisionEngine):
         """Let libraries choose and build what they need for a first time, so that no clip waits for it."""
         frames = np.zeros((2, *_WARM_UP_SIDES, 3), np.uint8)
         clip = FrameBatch(frames, np.arange(2, dtype=np.float64))
+        short = GenerationOptions(max_tokens=2)
+        asked = DescribeRequest(clip, "", short, also=(Question("What else?", short),))
         try:
-            self.describe([DescribeRequest(clip, "", GenerationOptions(max_tokens=2))])
+            for count in (1, 2):  # compiled code knows one row and several
+                self.describe([asked] * count)
+                self.describe(asked.apart()[:1] * count)
         except EngineFailed as error:
             raise ModelLoadFailed(f"the loaded model must describe a clip, got: {error.message}") from error
 
@@ -184,8 +193,9 @@ class TransformersEngine(VisionEngine):
             self._on_it(shared),
             self._on_it([prompt.positions[0, asked.shared :].tolist() for _, asked, prompt in others]),
             self._rows,
-            max(len(prompt.ids) for _, _, prompt in others),
             first_row=first_row,
+            columns=max(len(prompt.ids) for _, _, prompt in others),
+            layer_code=self._layer_code,
         )
 
     def _write(self) -> None:
@@ -196,7 +206,8 @@ class TransformersEngine(VisionEngine):
             self._on_it([one.columns for one in self._sequences]),
             self._on_it([[one.prompt.next_position + len(one.written) - 1] for one in self._sequences]),
             self._rows,
-            max(one.columns for one in self._sequences) + 1,
+            columns=max(one.columns for one in self._sequences) + 1,
+            layer_code=self._layer_code,
         )
         self._append(self._sequences, scores)
 

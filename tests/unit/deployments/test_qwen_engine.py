@@ -101,6 +101,17 @@ def test_sequences_come_and_go_between_steps_and_say_what_they_say_alone(engine:
     assert said == {at: caption for at, caption in alone.items() if at != dropped}
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated:DeprecationWarning")  # PyTorch's own use
+def test_compiled_steps_write_the_same_captions(engine: TransformersEngine) -> None:
+    compiled = TransformersEngine(CPU.model_copy(update={"compile": True}))
+    compiled.load()
+    assert compiled._layer_code is not engine._layer_code
+    asked = [replace(one, also=QUESTIONS[:1]) for one in MIXED]
+    assert [texts(one.answers) for one in compiled.describe(asked)] == [
+        texts(one.answers) for one in engine.describe(asked)
+    ]
+
+
 QUESTIONS = tuple(
     Question(prompt, GenerationOptions(max_tokens=most))
     for prompt, most in (
