@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-DEMO_RUN := --out build/demo-model/checkpoint --state build/demo-model/state --vision-steps 3600 --coarse-from 5000
+DEMO_RUN := --out build/demo-model/checkpoint --state build/demo-model/state --vision-steps 3600 --coarse-from 5000 --resume
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo serve lint format test test-chaos test-openapi test-gpu demo-model eval-demo bench bench-pipeline bench-engine bench-scaling bench-decode bench-memory bench-timeline bench-long-video bench-uploads bench-chaos bench-kills bench-http bench-chat bench-cloud readme lock clean
@@ -50,9 +50,9 @@ test-openapi: $(READY) ## random requests to every route of the OpenAPI document
 test-gpu: $(READY) ## the tests that need a CUDA device
 	@$(BIN)/python -m pytest -m gpu
 
-demo-model: $(READY) ## train a demo checkpoint anew, into build/demo-model/checkpoint
+demo-model: $(READY) ## train a demo checkpoint into build/demo-model/checkpoint; once stopped, it goes on from there
 	@$(BIN)/python -m deployments.vision.demo.train $(DEMO_RUN) --steps 7000 --rate 2e-3
-	@$(BIN)/python -m deployments.vision.demo.train $(DEMO_RUN) --steps 9000 --rate 1e-3 --questions 4 --resume
+	@$(BIN)/python -m deployments.vision.demo.train $(DEMO_RUN) --steps 9000 --rate 1e-3 --questions 4
 
 eval-demo: $(READY) ## measure the demo checkpoint on held-out scenes, from arrays and through files
 	@$(BIN)/python -m benchmarks.demo_model

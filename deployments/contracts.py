@@ -111,7 +111,8 @@ class Caption:
     `engine_s` is the clip's share of the engine call that made it (wall seconds / clips in the call), so that the sum
     over clips is device time. `queue_s` is the wait inside the replica before that call began. Both are filled by the
     deployment; an engine leaves them at 0. `served_by` says who looked, `usd` what that cost, None where no price is
-    known. `also` are the answers to the request's further questions, in their order.
+    known. `also` are the answers to the request's further questions, in their order; written side by side with this
+    one, they take no time of their own.
     """
 
     text: str

@@ -37,6 +37,7 @@
     ├── UpstreamFailed          no model outside has answered, at no attempt; it may later
     │   ├── UpstreamSlow        it has not answered before the deadline
     │   └── UpstreamRefused     it will not answer this: a wrong key, an unknown model, too much text
+    ├── ServiceFailed           the Vidray service that a command speaks to does not answer, or not as it should
     ├── BudgetExceeded          what the owner may spend in a day is spent
     ├── ReplicaLost             the replica died or is not there yet; try again
     └── Overloaded              queues are full; backpressure, not a failure
@@ -243,6 +244,12 @@ class UpstreamSlow(UpstreamFailed):
 class UpstreamRefused(UpstreamFailed):
     code = "upstream_refused"
     retryable = False
+
+
+class ServiceFailed(AppError):
+    code = "service_failed"
+    http_status = 502
+    retryable = True
 
 
 class BudgetExceeded(AppError):

@@ -44,7 +44,7 @@ class SimulatedSettings(_Frozen):
     """Memory of the simulated device beside the model's; more runs out of it. None: no bound."""
     failures: tuple[Failure, ...] = ()
     call_log: str | None = None
-    """A file that gets a line with the first frame's time for each answer, whatever dies afterwards."""
+    """A file that gets a line with the first frame's time for each clip that begins, whatever dies afterwards."""
 
 
 class VisionTuning(_Frozen):
@@ -78,8 +78,9 @@ class VisionSettings(_Frozen):
     """auto: flash_attention_2 on a GPU where flash-attn is installed, else sdpa."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     compile: bool = False
-    """Compile the writing of a token with `torch.compile` as the model loads, which needs a C++ compiler and takes from
-    seconds to minutes. May pay where starting kernels takes longer than they run; a CPU gives up packed weights."""
+    """Compile the writing of a token with `torch.compile` as the model loads, which needs a C++ compiler (a GPU: Triton
+    and a C compiler) and takes from seconds to minutes. May pay where starting kernels takes longer than they run; a
+    CPU gives up packed weights."""
     min_pixels: Annotated[int, Field(ge=28 * 28)] | None = None
     """Least area of a frame in pixels; None: what the model was trained for."""
     max_pixels: Annotated[int, Field(ge=28 * 28, le=16_777_216)] | None = None

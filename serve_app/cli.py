@@ -18,6 +18,7 @@ from pipelines import command_line as options
 from serve_app.analyze import AnalyzeRequest, analyze_video
 from serve_app.cluster_app import drain_gateways, local_app
 from serve_app.config import default_config_path, load_config
+from serve_app.service_commands import add_to
 from serve_app.terminal import TerminalWatcher, print_timeline
 
 app = typer.Typer(
@@ -113,6 +114,9 @@ def _serve_until_stopped(content: dict[str, Any]) -> int:
         stop.wait()
         sys.stderr.write("stopping: requests in flight end first; Ctrl-C again stops at once\n")
         return drain_gateways(DRAIN_S)
+
+
+add_to(app)
 
 
 def main() -> None:

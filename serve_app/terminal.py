@@ -1,6 +1,8 @@
 """What a person at a terminal sees of a running analysis: on standard error, and only there."""
 
+import re
 import sys
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Self
 
@@ -12,9 +14,16 @@ from pipelines.exports import clock, event_line
 from pipelines.outcome import ClipOutcome
 from pipelines.progress_bar import clip_progress
 
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
-class TerminalWatcher:
-    """Shows the stage, a bar with ETA, and each caption as it comes; silent where standard error is no terminal."""
+
+def plain(text: str) -> str:
+    """Return the text without what a terminal obeys: a model or a file's name must not move the cursor."""
+    return _CONTROL.sub("\ufffd", text)
+
+
+class _Bar:
+    """A bar with ETA below the lines that are said; silent where standard error is no terminal."""
 
     def __init__(self) -> None:
         self._console = Console(stderr=True, highlight=False)
@@ -30,35 +39,65 @@ class TerminalWatcher:
     ) -> None:
         self._progress.stop()
 
-    def stage(self, text: str) -> None:
-        self._progress.update(self._task, description=escape(text))
-
-    def planned(self, analysis: Analysis) -> None:
-        self._say(
-            f"[dim]analysis {analysis.analysis_id}: {len(analysis.clips)} clips, {analysis.reused} already done[/]"
-        )
-        if analysis.model.notice:
-            self._say(f"[yellow]{escape(analysis.model.notice)}[/]")
-        self._progress.update(self._task, total=len(analysis.clips), completed=analysis.reused)
-
-    def outcome(self, analysis: Analysis, outcome: ClipOutcome) -> None:
+    def _clip(self, clip: Mapping[str, Any]) -> None:
+        """Say what became of a clip, as results have it."""
+        error = clip.get("error")
         said = (
-            escape(outcome.text or "")
-            if outcome.error is None
-            else f"[red]not described: {escape(outcome.error.message)}[/]"
+            _quoted(clip.get("text") or "") if error is None else f"[red]not described: {_quoted(error['message'])}[/]"
         )
-        self._say(f"[cyan]{clock(outcome.start_s)} – {clock(outcome.end_s)}[/]  {said}")
-        if outcome.events_error is not None:
-            self._say(f"  [yellow]events not valid: {escape(outcome.events_error.message)}[/]")
-        self._progress.update(self._task, completed=len(analysis.outcomes))
+        self._say(f"[cyan]{clock(clip['start_s'])} – {clock(clip['end_s'])}[/]  {said}")
+        if "events_error" in clip:
+            self._say(f"  [yellow]events not valid: {_quoted(clip['events_error']['message'])}[/]")
 
     def _say(self, markup: str) -> None:
         if self._console.is_terminal:
             self._progress.console.print(markup)
 
 
-def print_timeline(result: dict[str, Any], out: str) -> None:
-    """Print the timeline and where the files are on standard output; plain text, whatever standard output is."""
+class TerminalWatcher(_Bar):
+    """Shows the stage, a bar with ETA, and each caption as it comes."""
+
+    def stage(self, text: str) -> None:
+        self._progress.update(self._task, description=_quoted(text))
+
+    def planned(self, analysis: Analysis) -> None:
+        self._say(
+            f"[dim]analysis {analysis.analysis_id}: {len(analysis.clips)} clips, {analysis.reused} already done[/]"
+        )
+        if analysis.model.notice:
+            self._say(f"[yellow]{_quoted(analysis.model.notice)}[/]")
+        self._progress.update(self._task, total=len(analysis.clips), completed=analysis.reused)
+
+    def outcome(self, analysis: Analysis, outcome: ClipOutcome) -> None:
+        self._clip(outcome.as_json())
+        self._progress.update(self._task, completed=len(analysis.outcomes))
+
+
+class EventWatcher(_Bar):
+    """Shows a service's analysis by its events."""
+
+    def progress(self, analysis: Mapping[str, Any]) -> None:
+        """Take how far it is: the answer of `GET /v1/analyses/{id}`."""
+        progress = analysis["progress"]
+        self._progress.update(
+            self._task,
+            description=_quoted(analysis["state"]),
+            total=progress["clips_total"],
+            completed=progress["clips_done"],
+        )
+
+    def event(self, kind: str, event: Mapping[str, Any]) -> None:
+        if kind == "clip":
+            self._clip(event)
+            self._progress.advance(self._task)
+
+
+def _quoted(text: str) -> str:
+    return escape(plain(text))
+
+
+def print_timeline(result: Mapping[str, Any], out: str | None = None) -> None:
+    """Print the timeline, and where the files are, on standard output; plain text, whatever standard output is."""
     file, coverage = result["file"], result["coverage"]
     lines = [
         f"{file['filename']}: {clock(file['duration_s'])}, described by {result['model']} ({result['status']})",
@@ -84,5 +123,6 @@ def print_timeline(result: dict[str, Any], out: str) -> None:
     ]
     if result["notice"]:
         lines.append(f"note: {result['notice']}")
-    lines.append(f"files: {out.rstrip('/')}/ result.json timeline.md clips.jsonl clips.parquet")
-    sys.stdout.write("\n".join(lines) + "\n")
+    if out is not None:
+        lines.append(f"files: {out.rstrip('/')}/ result.json timeline.md clips.jsonl clips.parquet")
+    sys.stdout.write("\n".join(map(plain, lines)) + "\n")

@@ -147,10 +147,8 @@ class ClipBatcher:
         try:
             reading = await self.on_engine(self._start_and_read, [clip.prepared for clip in batch])
         except Exception as error:
-            if isinstance(error, OutOfMemory):
-                self.budget.ran_out(tokens)
             # A start fails as a whole and leaves what was under way as it was.
-            self._try_again(batch, error, company=len(batch) > 1 or bool(self._under_way))
+            self._try_again(batch, error, tokens, company=len(batch) > 1 or bool(self._under_way))
             return
         finally:
             self.busy_since_s = None
@@ -178,12 +176,10 @@ class ClipBatcher:
             ended = dict(await self.on_engine(self._steps))
         except Exception as error:
             clips = self._under_way
-            if isinstance(error, OutOfMemory):
-                self.budget.ran_out(_cache_tokens(clips))
             if not isinstance(error, DeviceLost):
                 await self._drop(clips)
             self._under_way = []
-            self._try_again(clips, error, company=len(clips) > 1)
+            self._try_again(clips, error, _cache_tokens(clips), company=len(clips) > 1)
             return
         finally:
             self.busy_since_s = None
@@ -212,8 +208,11 @@ class ClipBatcher:
         self.busy_since_s = time.monotonic()
         return time.perf_counter()
 
-    def _try_again(self, clips: list[_Clip], error: Exception, *, company: bool) -> None:
-        """Put clips whose call failed back at the head of the queue where another way is left; fail them otherwise."""
+    def _try_again(self, clips: list[_Clip], error: Exception, tokens: int, *, company: bool) -> None:
+        """Put clips whose call failed back at the head of the queue where another way is left; fail them otherwise.
+
+        `tokens` were to be under way in all.
+        """
         if isinstance(error, DeviceLost):
             self.lost = error
             _fail([*clips, *self._waiting, *self._under_way], error)
@@ -221,7 +220,8 @@ class ClipBatcher:
             self._under_way = []
             return
         if isinstance(error, OutOfMemory):
-            if company:
+            if company:  # what a lone clip takes says nothing of several
+                self.budget.ran_out(tokens)
                 self._observer.ran_out_of_memory()
                 logger.warning("out of memory", extra={"clips": len(clips), "budget_tokens": self.budget.tokens})
                 self._most_next = max(len(clips) // 2, 1)

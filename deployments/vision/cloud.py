@@ -30,7 +30,9 @@ class CloudVision:
         self._provider = LitellmProvider(settings.by, Keys(env_file))
 
     async def describe(self, request: DescribeRequest) -> Caption:
-        """Caption one clip. Raises Overloaded, UpstreamFailed, UpstreamSlow, UpstreamRefused."""
+        """Caption one clip, asked one question. Raises Overloaded, UpstreamFailed, UpstreamSlow, UpstreamRefused."""
+        if request.also:
+            raise TypeError(f"expected one question a call, which is paid for itself, got {len(request.questions)}")
         asked = await asyncio.to_thread(self._messages, request)
         generation = request.options
         options = ChatOptions(generation.max_tokens, generation.temperature)

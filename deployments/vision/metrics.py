@@ -35,7 +35,9 @@ class ReplicaMetrics(Observer):
         self._frame_s = metrics.Histogram(
             "vidray_vision_seconds_per_frame", "A clip's engine seconds for each of its frames", _SECONDS, _LABELS
         )
-        self._prompt_tokens = metrics.Counter("vidray_vision_prompt_tokens", "Tokens read", _LABELS)
+        self._prompt_tokens = metrics.Counter(
+            "vidray_vision_prompt_tokens", "Tokens of the questions, frames included", _LABELS
+        )
         self._output_tokens = metrics.Counter("vidray_vision_output_tokens", "Tokens written", _LABELS)
         self._frames = metrics.Counter("vidray_vision_frames", "Frames described", _LABELS)
         self._engine_s = metrics.Counter("vidray_vision_engine_seconds", "Time of the engine's device", _LABELS)

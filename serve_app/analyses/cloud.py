@@ -1,13 +1,14 @@
 """The way out for clips: only where the analysis allows it and its owner can pay."""
 
 import asyncio
+import random
 from collections import Counter
 from dataclasses import replace
 
 from deployments.chat.contracts import Usage
 from deployments.chat.settings import CloudVisionSettings
 from deployments.contracts import Caption, DescribeRequest
-from deployments.errors import AppError, BudgetExceeded, ModelLoadFailed, PoisonClip, ReplicaLost
+from deployments.errors import AppError, BudgetExceeded, ModelLoadFailed, Overloaded, PoisonClip, ReplicaLost
 from deployments.retry import RetryPolicy
 from pipelines.describe import Clips, DescribeOptions, Describer, failed
 from pipelines.ids import new_id
@@ -60,17 +61,29 @@ class CloudDescriber:
         self._describer = describer
         self._budget = budget
         self._owner = owner
+        self._rng = random.Random()
 
     async def describe(self, request: DescribeRequest) -> Caption:
         """Caption one clip. Raises BudgetExceeded, StorageFailed, and what the describer raises."""
         # A call for each question: what one of them costs is to be paid, whatever becomes of the others.
         came = await asyncio.gather(*map(self._answer, request.apart()), return_exceptions=True)
         if errors := [one for one in came if isinstance(one, BaseException)]:
-            raise min(errors, key=lambda error: isinstance(error, AppError))  # a bug first
+            # A bug first, and what is wrong outside before what is one owner's.
+            raise min(errors, key=lambda error: (isinstance(error, AppError), isinstance(error, BudgetExceeded)))
         first, *others = [one for one in came if isinstance(one, Caption)]
         return replace(first, also=tuple(others))
 
     async def _answer(self, request: DescribeRequest) -> Caption:
+        # Waited for here: a caller who asked again would pay once more for the questions that have an answer.
+        refusals = 0
+        while True:
+            try:
+                return await self._paid(request)
+            except Overloaded:
+                refusals += 1
+                await asyncio.sleep(_ONCE.wait_s(refusals, self._rng))
+
+    async def _paid(self, request: DescribeRequest) -> Caption:
         await self._budget.require(self._owner)
         caption = await self._describer.describe(request)
         cost = Usage(caption.prompt_tokens, caption.output_tokens, caption.usd)

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from deployments.chat.settings import ChatSettings, CloudVisionSettings, LitellmSettings, Upstream
-from deployments.contracts import Caption, DescribeRequest, FrameBatch
-from deployments.errors import ReplicaLost, UpstreamFailed
+from deployments.contracts import Caption, DescribeRequest, FrameBatch, Question
+from deployments.errors import Overloaded, ReplicaLost, UpstreamFailed
 from deployments.retry import RetryPolicy
 from pipelines.describe import DescribeOptions
 from pipelines.outcome import ClipOutcome, DecodedClip
@@ -147,6 +147,37 @@ def test_clips_that_left_a_line_that_only_seemed_dead_come_back_to_it_where_nobo
     local, outside, load = Slow(poison=0.0), Outside(broken=True), load_of(wait_s=60.0)
     assert by_server(described(local, outside, load)) == {"local": CLIPS - 1, "poison_clip": 1}
     assert outside.asked >= IN_FLIGHT, "it seemed dead"
+
+
+class FullOutside(Outside):
+    """Has room for one call at a time and refuses the second one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.answered: list[str] = []
+        self._one = asyncio.Lock()
+
+    async def describe(self, request: DescribeRequest) -> Caption:
+        if self._one.locked():
+            raise Overloaded("expected room, got none")
+        async with self._one:
+            caption = await super().describe(request)
+        self.answered.append(request.prompt)
+        return caption
+
+
+def test_outside_a_question_that_finds_no_room_has_no_other_one_paid_twice() -> None:
+    outside = FullOutside()
+
+    async def run() -> Caption:
+        frames = FrameBatch(np.zeros((1, 28, 28, 3), np.uint8), np.array([0.0]))
+        budget = Budget(open_store("memory:///"), ChatSettings())
+        return await CloudDescriber(outside, budget, LOCAL).describe(
+            DescribeRequest(frames, "What?", also=(Question("And?"), Question("Then?")))
+        )
+
+    assert len(asyncio.run(run()).answers) == 3
+    assert sorted(outside.answered) == ["And?", "Then?", "What?"]
 
 
 class HalfOutside(Outside):

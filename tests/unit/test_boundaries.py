@@ -33,6 +33,7 @@ FENCES: dict[str, tuple[str, ...]] = {
     "bm25s": ("pipelines/retrieval.py",),
     "Stemmer": ("pipelines/retrieval.py",),
     "aiohttp": ("serve_app/sources.py",),
+    "httpx2": ("serve_app/service_client.py",),
     "yarl": ("serve_app/sources.py",),
     "fastapi": ("serve_app/",),
     "starlette": ("serve_app/",),

@@ -22,6 +22,9 @@ STATE_FOLDER = Path("build/demo-model")
 def run(trainer: Trainer, out: Path, folder: Path, *, report_every: int = 25, save_every: int = 200) -> None:
     """Train to the recipe's last step, printing progress and appending the learning curve as CSV."""
     recipe, curve = trainer.recipe, folder / "curve.csv"
+    if trainer.step >= recipe.steps:
+        print(f"nothing to learn up to step {recipe.steps}: {folder / 'state.pt'} is at step {trainer.step}")
+        return
     folder.mkdir(parents=True, exist_ok=True)
     sums: dict[str, list[float]] = {}
     begun, begun_step = time.monotonic(), trainer.step
@@ -60,7 +63,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--state", type=Path, default=STATE_FOLDER, help="folder for what --resume needs")
-    parser.add_argument("--resume", action="store_true")
+    parser.add_argument("--resume", action="store_true", help="go on where the last run stopped, if there was one")
     parser.add_argument("--start-from", type=Path, help="a checkpoint whose weights to start from")
     parser.add_argument("--start-step", type=int, default=0, help="the first step of a run with --start-from")
     args = parser.parse_args()
@@ -71,7 +74,7 @@ def main() -> None:
     trainer = Trainer(
         Recipe(args.steps, args.vision_steps, coarse_from, args.pairs, args.questions, args.rate, args.seed)
     )
-    if args.resume:
+    if args.resume and (args.state / "state.pt").exists():
         trainer.resume(args.state / "state.pt")
     elif args.start_from:
         trainer.start_from(args.start_from, args.start_step)

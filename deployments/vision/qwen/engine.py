@@ -74,7 +74,7 @@ class TransformersEngine(VisionEngine):
             raise ModelLoadFailed("the checkpoint's generation_config must name eos_token_id, got none")
         if self._settings.compile:
             # Sequences come, go and grow: their number and lengths are no constants of the compiled code.
-            self._layer_code = torch.compile(through_layer, dynamic=True)
+            self._layer_code = torch.compile(through_layer, dynamic=True, isolate_recompiles=True)  # type: ignore[call-overload]
         elif self._model.device.type == "cpu":
             pack_linears(self._model)
         text = self._model.config.text_config
@@ -87,6 +87,9 @@ class TransformersEngine(VisionEngine):
         )
         self._memory = DeviceMemory(self._model.device, self._gpu_share)
         self._warm_up()
+        self._rows.clear()
+        # What compilers and libraries took is the model's, no clip's.
+        self._memory = DeviceMemory(self._model.device, self._gpu_share)
 
     def unload(self) -> None:
         self._model = self._tokenizer = None
@@ -101,7 +104,7 @@ class TransformersEngine(VisionEngine):
         short = GenerationOptions(max_tokens=2)
         asked = DescribeRequest(clip, "", short, also=(Question("What else?", short),))
         try:
-            for count in (1, 2):  # compiled code knows one row and several
+            for count in (1, 3):  # compiled code knows one row and several; two would be as many as some model's heads
                 self.describe([asked] * count)
                 self.describe(asked.apart()[:1] * count)
         except EngineFailed as error:

@@ -16,7 +16,7 @@ class PackedLinear(nn.Module):
 
     The stock one goes to a routine made for tall matrices. For the 2 to 64 rows of a step it reads weights at a third
     of the memory's speed, and it is a fifth slower for the thousand rows of a prompt. The operation is PyTorch's own,
-    which its compiler emits for frozen weights; compiling itself took minutes and does not like lengths that change.
+    which its compiler emits for frozen weights, and which code compiled at run time (`compile: true`) cannot use.
     """
 
     def __init__(self, linear: nn.Linear) -> None:

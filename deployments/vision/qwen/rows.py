@@ -23,19 +23,21 @@ class CacheRows:
         self.rows = 0
 
     def make_room(self, rows: int, columns: int) -> None:
-        """Make room for so many rows and columns in all. An empty cache that is far too large is made anew."""
-        rows_now, columns_now = self.keys[0].shape[0], self.keys[0].shape[2]
-        if self.rows == 0 and rows_now * columns_now > _MOST_SPARE * rows * columns:
-            self.clear()
-            rows_now = columns_now = 0
-        if rows <= rows_now and columns <= columns_now:
-            return
-        rows, columns = max(rows, rows_now), max(columns, columns_now)
+        """Make room for so many rows and columns in all. An empty cache is made anew where it is no good fit.
+
+        What was made before memory ran out stays, so that layers may differ in their size.
+        """
+        if self.rows == 0:
+            cells = [part.shape[0] * part.shape[2] for part in (*self.keys, *self.values)]
+            fits = all(_holds(part, rows, columns) for part in (*self.keys, *self.values))
+            if not fits or max(cells) > _MOST_SPARE * rows * columns:
+                self.clear()
         for parts in (self.keys, self.values):
             for at, part in enumerate(parts):
-                larger = self._empty(rows, columns)
-                larger[: self.rows, :, :columns_now] = part[: self.rows]
-                parts[at] = larger
+                if not _holds(part, rows, columns):
+                    larger = self._empty(max(rows, part.shape[0]), max(columns, part.shape[2]))
+                    larger[: self.rows, :, : part.shape[2]] = part[: self.rows]
+                    parts[at] = larger
 
     def add(self, cache: Any, lengths: Sequence[int]) -> None:
         """Take over the sequences of a `DynamicCache`: row n holds `lengths[n]` columns, padded on the right."""
@@ -66,3 +68,7 @@ class CacheRows:
     def _empty(self, rows: int, columns: int) -> torch.Tensor:
         # Zeros: what masked columns hold is multiplied by zero, which a NaN would survive.
         return torch.zeros(rows, self._heads, columns, self._head_size, **self._made)
+
+
+def _holds(part: torch.Tensor, rows: int, columns: int) -> bool:
+    return part.shape[0] >= rows and part.shape[2] >= columns

@@ -1,5 +1,6 @@
 """The trainer: a run resumes where it stopped, starts from weights alone, and leaves a curve to look at."""
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from deployments.vision.demo.curve import draw_curve, read_curve
 from deployments.vision.demo.lessons import Lesson
 from deployments.vision.demo.patch_init import whiten_patch_embedding
 from deployments.vision.demo.recipe import Recipe
-from deployments.vision.demo.train import run
+from deployments.vision.demo.train import main, run
 from deployments.vision.demo.trainer import Trainer, draw
 
 pytestmark = pytest.mark.timeout(120)
@@ -57,6 +58,25 @@ def test_a_run_leaves_its_curve(trainers: list[Trainer], tmp_path: Path) -> None
     picture = np.asarray(draw_curve(losses))
     assert len(np.unique(picture.reshape(-1, 3), axis=0)) > 5
     assert (tmp_path / "state.pt").exists()
+
+
+def test_the_same_command_begins_goes_on_and_has_nothing_left_to_do(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    out, state = tmp_path / "checkpoint", tmp_path / "state"
+
+    def train(steps: int) -> str:
+        asked = ["train", "--out", str(out), "--state", str(state), "--resume", "--pairs", "8", "--steps", str(steps)]
+        monkeypatch.setattr(sys, "argv", asked)
+        main()
+        return capsys.readouterr().out
+
+    assert train(1).startswith("1/1 ")
+    assert train(2).startswith("2/2 "), "a second leg"
+    written = (state / "state.pt").read_bytes()
+    assert "nothing to learn up to step 1" in train(1)
+    assert "nothing to learn up to step 2" in train(2)
+    assert (state / "state.pt").read_bytes() == written
 
 
 def test_equal_steps_draw_equal_lessons() -> None:

@@ -331,6 +331,7 @@ def test_answers_that_do_not_fit_side_by_side_are_written_one_after_the_other() 
         assert isinstance(answers[1], Caption)
         assert [answer.text for answer in answers[1].answers] == ["WHAT", "EVENTS"]
         assert engine.starts[-2:] == [["what"], ["events"]]
+        assert batcher.budget.tokens is None or batcher.budget.tokens >= 11, "it says nothing of clips together"
         giant = replace(request("giant", 10), also=(Question("more", GenerationOptions(max_tokens=20)),))
         assert said(await all_of(batcher, giant)) == ["ClipRejected"]
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch._dynamo.utils import counters
 from transformers import Qwen2_5_VLForConditionalGeneration
 
 from benchmarks.plain_generate import write
@@ -106,10 +107,13 @@ def test_compiled_steps_write_the_same_captions(engine: TransformersEngine) -> N
     compiled = TransformersEngine(CPU.model_copy(update={"compile": True}))
     compiled.load()
     assert compiled._layer_code is not engine._layer_code
+    graphs = counters["stats"]["unique_graphs"]
+    assert graphs > 0
     asked = [replace(one, also=QUESTIONS[:1]) for one in MIXED]
     assert [texts(one.answers) for one in compiled.describe(asked)] == [
         texts(one.answers) for one in engine.describe(asked)
     ]
+    assert counters["stats"]["unique_graphs"] == graphs, "all that is needed was compiled at the load"
 
 
 QUESTIONS = tuple(
@@ -159,6 +163,7 @@ def test_a_clip_leaves_with_all_its_answers_begun_or_ended(engine: TransformersE
     for _ in range(5):  # the one-word answer has ended by now
         assert engine.step() == []
     engine.drop([leaving])
+    assert engine._answers == {}
     captions: dict[Any, Caption] = {}
     while staying not in captions:
         captions |= dict(engine.step())

@@ -95,6 +95,43 @@ def test_a_clip_that_the_device_cannot_hold_even_alone_is_refused_and_the_others
     assert isinstance(last, Caption)
 
 
+def test_a_lone_clip_takes_no_more_rows_than_it_has_answers_whatever_was_there_before(
+    allocator: dict[str, int],
+) -> None:
+    engine = TransformersEngine(CPU)
+    engine.load()
+    engine.describe([request(number, 4) for number in range(3)])
+    longest = engine.prepare(request(0, max_tokens=900)).most_tokens
+    allocator |= {"limit": longest, "most": 0}
+    engine.describe([request(0, max_tokens=900)])
+    assert allocator["most"] == longest
+
+
+def test_a_cache_that_could_not_grow_as_a_whole_serves_the_next_clip(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = TransformersEngine(CPU)
+    engine.load()
+    [expected] = engine.describe([request(0)])
+    real, made = CacheRows._empty, 0
+
+    def third_fails(self: CacheRows, rows: int, columns: int) -> torch.Tensor:
+        nonlocal made
+        made += rows > 0
+        if made == 3:
+            raise torch.OutOfMemoryError("no room")
+        return real(self, rows, columns)
+
+    first, second = engine.prepare(request(1)), engine.prepare(request(0))
+    engine.start([first])
+    monkeypatch.setattr(CacheRows, "_empty", third_fails)
+    with pytest.raises(OutOfMemory):
+        engine.start([second])
+    engine.start([second])
+    captions: dict[object, Caption] = {}
+    while len(captions) < 2:
+        captions |= dict(engine.step())
+    assert captions[second] == expected
+
+
 def test_an_unloaded_engine_holds_nothing_and_says_the_same_after_it_is_loaded_again() -> None:
     engine = TransformersEngine(CPU)
     told: list[float] = []

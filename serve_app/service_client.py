@@ -1,0 +1,128 @@
+"""A running Vidray service as its commands speak to it: calls, and streams that go on where they were cut."""
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Any, Self
+
+import httpx2
+
+from deployments.errors import AppError, InvalidInput, NotFound, ServiceFailed
+
+_CONNECT_S, _ANSWER_S = 5.0, 120.0
+_QUIET_S = 60.0
+"""A stream that says nothing for so long is dead: the service says something every quarter of a minute."""
+_AGAIN_S = 1.0
+_PATIENCE_S = 120.0
+"""How long a service that has answered before may be gone, as while it is started again."""
+
+
+class ServiceClient:
+    """Speaks HTTP with the service at `url`; `key` is sent as a bearer's where there is one."""
+
+    def __init__(self, url: str, key: str | None = None) -> None:
+        self.url = url.rstrip("/")
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        try:
+            self._http = httpx2.Client(
+                base_url=self.url, headers=headers, timeout=httpx2.Timeout(_ANSWER_S, connect=_CONNECT_S)
+            )
+        except (httpx2.InvalidURL, UnicodeError) as error:
+            raise InvalidInput(f"expected the address of a service, got {url!r}: {error}") from error
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._http.close()
+
+    def get(self, path: str, **params: str | int) -> dict[str, Any]:
+        """Return a JSON answer. Raises NotFound, InvalidInput, ServiceFailed."""
+        with self._called("GET", path, params=params) as response:
+            return self._json(response.read())
+
+    def post(self, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Return a JSON answer. Raises NotFound, InvalidInput, ServiceFailed."""
+        with self._called("POST", path, json=body) as response:
+            return self._json(response.read())
+
+    def text(self, path: str, **params: str | int) -> str:
+        """Return an answer as it is. Raises NotFound, InvalidInput, ServiceFailed."""
+        with self._called("GET", path, params=params) as response:
+            response.read()
+            return response.text
+
+    def events(self, path: str) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Yield the type and the content of each event of an analysis until it is done, over any number of connections.
+
+        Raises NotFound, InvalidInput, and ServiceFailed when the service is gone for two minutes.
+        """
+        last_id, heard_s = "0", time.monotonic()
+        while True:
+            try:
+                headers = {"Last-Event-ID": last_id}
+                with self._called("GET", path, headers=headers, quiet_s=_QUIET_S) as told:
+                    if told.status_code == httpx2.codes.NO_CONTENT:
+                        return
+                    for event in httpx2.EventSource(told):
+                        heard_s = time.monotonic()
+                        if event.id:
+                            last_id = event.id
+                        if event.data:
+                            yield event.event, self._json(event.data)
+                        if event.event == "done":
+                            return
+            except ServiceFailed:
+                if time.monotonic() - heard_s > _PATIENCE_S or last_id == "0":
+                    raise
+            time.sleep(_AGAIN_S)
+
+    def chunks(self, path: str, body: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        """Yield the chunks of a streamed answer. Raises NotFound, InvalidInput, ServiceFailed, also when it is cut."""
+        with self._called("POST", path, json=body | {"stream": True}) as response:
+            for event in httpx2.EventSource(response):
+                if event.data == "[DONE]":
+                    return
+                chunk = self._json(event.data)
+                if "error" in chunk:
+                    raise ServiceFailed(chunk["error"]["message"])
+                yield chunk
+        raise ServiceFailed("expected the whole answer, got a part of it")
+
+    @contextmanager
+    def _called(
+        self, method: str, path: str, *, quiet_s: float = _ANSWER_S, **options: Any
+    ) -> Iterator[httpx2.Response]:
+        try:
+            timeout = httpx2.Timeout(quiet_s, connect=_CONNECT_S)
+            with self._http.stream(method, path, timeout=timeout, **options) as response:
+                if response.is_error:
+                    response.read()
+                    raise _refused(response)
+                yield response
+        except httpx2.HTTPError as error:
+            raise ServiceFailed(f"expected a Vidray service at {self.url}, got {type(error).__name__}") from error
+
+    def _json(self, text: str | bytes) -> dict[str, Any]:
+        try:
+            answer = json.loads(text)
+        except ValueError:
+            answer = None
+        if not isinstance(answer, dict):
+            raise ServiceFailed(f"expected a Vidray service at {self.url}, got an answer that is no JSON object")
+        return answer
+
+
+def _refused(response: httpx2.Response) -> AppError:
+    """Return the service's own words about an error, as far as it has any."""
+    try:
+        message = str(response.json()["error"]["message"])
+    except (ValueError, KeyError, TypeError):
+        message = f"expected an answer of a Vidray service, got HTTP {response.status_code}"
+    if response.status_code == httpx2.codes.NOT_FOUND:
+        return NotFound(message)
+    return InvalidInput(message) if response.is_client_error else ServiceFailed(message)
