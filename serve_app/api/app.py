@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 
-from serve_app.api import analyses, analyze, chat, events, files, health, metrics, stats, uploads
+from serve_app.api import analyses, analyze, chat, events, files, health, metrics, page, stats, uploads
 from serve_app.api.access import show_role
 from serve_app.api.admission import Admission, Kind
 from serve_app.api.bodies import SmallBodies
@@ -28,6 +28,7 @@ ROUTERS = (
     chat.router,
     stats.router,
     metrics.router,
+    page.router,
 )
 
 

@@ -1,0 +1,113 @@
+// The service's HTTP interface: calls that say in one line what is wrong, and streams of server-sent events.
+
+import { wait } from "./dom.js";
+
+const KEY = "vidray.key";
+const AGAIN_MS = 1000;
+
+export function key() {
+  return sessionStorage.getItem(KEY) ?? "";
+}
+
+export function setKey(value) {
+  if (value) sessionStorage.setItem(KEY, value);
+  else sessionStorage.removeItem(KEY);
+}
+
+/** What went wrong: `status` 0 where nobody answered. */
+export class CallError extends Error {
+  constructor(status, code, message) {
+    super(message);
+    Object.assign(this, { status, code });
+  }
+}
+
+async function answer(path, { method = "GET", json, body, headers = {}, signal } = {}) {
+  const sent = { ...headers };
+  if (key()) sent.Authorization = `Bearer ${key()}`;
+  if (json !== undefined) sent["Content-Type"] = "application/json";
+  let response;
+  try {
+    response = await fetch(path, {
+      method,
+      headers: sent,
+      body: json === undefined ? body : JSON.stringify(json),
+      signal,
+      cache: "no-store",
+    });
+  } catch (error) {
+    if (signal?.aborted) throw error;
+    throw new CallError(0, "no_answer", "The service does not answer.");
+  }
+  if (!response.ok) throw await refused(response);
+  return response;
+}
+
+async function refused(response) {
+  let told = {};
+  try {
+    told = (await response.json()).error ?? {};
+  } catch {
+    // No JSON: a proxy's answer, of which the status says all that there is to say.
+  }
+  return new CallError(response.status, told.code ?? "", told.message ?? `HTTP ${response.status}`);
+}
+
+/** Return the JSON of an answer. */
+export async function call(path, options) {
+  return (await answer(path, options)).json();
+}
+
+export async function download(path, name) {
+  const url = URL.createObjectURL(await (await answer(path)).blob());
+  const link = Object.assign(document.createElement("a"), { href: url, download: name });
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(url), 60_000);
+}
+
+/** Yield every server-sent event of one answer: {id, type, data}. */
+export async function* events(path, options) {
+  const response = await answer(path, options);
+  if (response.status === 204) return;
+  let [left, event] = ["", { id: "", type: "message", data: [] }];
+  for await (const text of response.body.pipeThrough(new TextDecoderStream())) {
+    const lines = (left + text).split(/\r\n|\n|\r/);
+    left = lines.pop();
+    for (const line of lines) {
+      if (line === "") {
+        if (event.data.length) yield { ...event, data: event.data.join("\n") };
+        event = { id: event.id, type: "message", data: [] };
+        continue;
+      }
+      const colon = line.indexOf(":");
+      const [field, value] = colon < 0 ? [line, ""] : [line.slice(0, colon), line.slice(colon + 1).replace(/^ /, "")];
+      if (field === "data") event.data.push(value);
+      else if (field === "event") event.type = value;
+      else if (field === "id") event.id = value;
+    }
+  }
+}
+
+/**
+ * Tell every event of an analysis until it is done, over as many connections as it takes: none is lost, none comes twice.
+ * `lost` hears whether the connection is gone.
+ */
+export async function follow(path, tell, lost, signal) {
+  let last = "0";
+  for (;;) {
+    try {
+      for await (const event of events(path, { headers: { "Last-Event-ID": last }, signal })) {
+        lost(false);
+        last = event.id || last;
+        tell(event.type, JSON.parse(event.data));
+        if (event.type === "done") return;
+      }
+      if ((await call(path.replace(/\/events$/, ""), { signal })).finished_at !== null) return;
+    } catch (error) {
+      if (signal.aborted) return;
+      if (error instanceof CallError && error.status >= 400 && error.status < 500) throw error;
+      lost(true);
+    }
+    await wait(AGAIN_MS, signal);
+  }
+}

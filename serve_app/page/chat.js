@@ -1,0 +1,95 @@
+// Questions about the video: answers as they are written, whose places in the video are buttons.
+
+import { call, CallError, events } from "./api.js";
+import { byId, clock, el, fill } from "./dom.js";
+
+const MARK = /\[(\d+(?::\d\d){1,2})(?:\s*[-–]\s*(\d+(?::\d\d){1,2}))?\]/g;
+
+export class Chat {
+  constructor(seek) {
+    this.seek = seek;
+    this.asking = null;
+    byId("chat-form").addEventListener("submit", (event) => {
+      event.preventDefault();
+      this.ask(byId("question").value.trim());
+    });
+    byId("question").addEventListener("keydown", (event) => {
+      if (event.key === "Enter" && !event.shiftKey) {
+        event.preventDefault();
+        byId("chat-form").requestSubmit();
+      }
+    });
+  }
+
+  async open(analysis, signal) {
+    this.analysis = analysis;
+    this.signal = signal;
+    this.turns = [];
+    byId("chat").replaceChildren();
+    const told = await call(`/v1/analyses/${analysis}/chats`, { signal });
+    for (const one of told.data.reverse()) {
+      this.say("user", one.turns.at(-1).text);
+      fill(this.say("assistant", ""), this.marked(one.answer));
+      this.turns.push({ role: "user", content: one.turns.at(-1).text }, { role: "assistant", content: one.answer });
+    }
+  }
+
+  async ask(question) {
+    if (!question || this.asking) return;
+    byId("question").value = "";
+    this.say("user", question);
+    const answer = this.say("assistant", "…");
+    const messages = [...this.turns, { role: "user", content: question }];
+    const json = { analysis_id: this.analysis, messages, stream: true };
+    if (byId("chat-model").value) json.model = byId("chat-model").value;
+    let said = "";
+    this.asking = true;
+    try {
+      for await (const event of events("/v1/chat/completions", { method: "POST", json, signal: this.signal })) {
+        if (event.data === "[DONE]") break;
+        const chunk = JSON.parse(event.data);
+        if (chunk.error) throw new CallError(0, chunk.error.code, chunk.error.message);
+        said += chunk.choices[0]?.delta.content ?? "";
+        fill(answer, this.marked(said));
+        if (chunk.unsupported_citations?.length) {
+          answer.append(el("p", { className: "notice" }, `Not in the video: ${chunk.unsupported_citations.join(", ")}`));
+        }
+      }
+      this.turns = [...messages, { role: "assistant", content: said }];
+    } catch (error) {
+      if (!this.signal.aborted) fill(answer, el("p", { className: "failed" }, error.message));
+    } finally {
+      this.asking = null;
+    }
+  }
+
+  say(by, text) {
+    const turn = el("li", { className: by }, text);
+    byId("chat").append(turn);
+    turn.scrollIntoView({ block: "nearest" });
+    return turn;
+  }
+
+  /** Return a text whose marks such as [0:10-0:20] are buttons that seek. */
+  marked(text) {
+    const parts = [];
+    let at = 0;
+    for (const mark of text.matchAll(MARK)) {
+      parts.push(text.slice(at, mark.index));
+      const start = seconds(mark[1]);
+      parts.push(el("button", { type: "button", className: "cite", onclick: () => this.seek(start) }, mark[0]));
+      at = mark.index + mark[0].length;
+    }
+    return [...parts, text.slice(at)];
+  }
+}
+
+/** Return the seconds of `m:ss` or `h:mm:ss`. */
+export function seconds(text) {
+  return text.split(":").reduce((sum, part) => 60 * sum + Number(part), 0);
+}
+
+export function citation(seek, cited) {
+  const words = `${clock(cited.start_s)} – ${clock(cited.end_s)}`;
+  return el("button", { type: "button", className: "cite", onclick: () => seek(cited.start_s) }, words);
+}

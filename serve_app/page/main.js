@@ -1,0 +1,246 @@
+// The page: what is asked for, what there is, and the one analysis that is looked at, which the address names.
+
+import { call, CallError, download, follow, key, setKey } from "./api.js";
+import { Captions, showCoverage } from "./captions.js";
+import { Chat, citation } from "./chat.js";
+import { watchService } from "./cluster.js";
+import { byId, bytes, clock, el, fill } from "./dom.js";
+import { Strip } from "./strip.js";
+import { send } from "./uploads.js";
+
+const FORMATS = ["json", "vtt", "srt", "csv", "md"];
+const ENDED = ["completed", "partial", "failed", "cancelled"];
+const player = byId("player");
+const captions = new Captions(seek);
+const chat = new Chat(seek);
+const strip = new Strip(byId("strip"), seek);
+let looking = new AbortController();
+let uploading = null;
+
+function say(text) {
+  byId("told").textContent = text;
+}
+
+/** Do something that may fail, and say so in a line. */
+async function tried(work) {
+  try {
+    say("");
+    return await work();
+  } catch (error) {
+    if (error instanceof CallError && error.status === 401) byId("account").hidden = !(byId("account").open = true);
+    if (error.name !== "AbortError") say(error.message);
+    return undefined;
+  }
+}
+
+function seek(second) {
+  if (!player.hidden) {
+    player.currentTime = second;
+    player.focus({ preventScroll: true });
+  }
+  captions.at(second);
+}
+
+// --- a new analysis
+
+async function listModels() {
+  const { data } = await call("/v1/models");
+  const fillWith = (select, kind, first) =>
+    fill(select, first, data.filter((one) => one.kind === kind).map((one) => el("option", { value: one.id }, one.id)));
+  fillWith(byId("model"), "vision", null);
+  fillWith(byId("chat-model"), "chat", el("option", { value: "" }, "the service's default"));
+  const notice = () => {
+    const text = data.find((one) => one.id === byId("model").value)?.notice;
+    byId("notice").hidden = !text;
+    byId("notice").textContent = text ?? "";
+  };
+  byId("model").addEventListener("change", notice);
+  notice();
+}
+
+async function listFiles(chosen) {
+  const { data } = await call("/v1/files?limit=100");
+  const options = data.map((file) => el("option", { value: file.id }, `${file.filename} (${clock(file.video.duration_s)})`));
+  fill(byId("file"), options.length ? options : el("option", { value: "" }, "none yet"));
+  if (chosen) byId("file").value = chosen;
+  byId("start").disabled = !byId("file").value;
+}
+
+async function take(file) {
+  if (uploading) return;
+  uploading = new AbortController();
+  const begun = performance.now();
+  byId("upload").hidden = false;
+  const tell = (arrived) => {
+    const rate = arrived / Math.max(0.001, (performance.now() - begun) / 1000);
+    byId("upload-bar").value = file.size ? arrived / file.size : 0;
+    byId("upload-text").textContent = `${file.name}: ${bytes(arrived)} of ${bytes(file.size)}, ${bytes(Math.round(rate))} a second`;
+  };
+  await tried(async () => listFiles((await send(file, tell, uploading.signal)).id));
+  byId("upload").hidden = true;
+  uploading = null;
+}
+
+async function start() {
+  const json = {
+    file_id: byId("file").value,
+    model: byId("model").value,
+    clip_duration_s: Number(byId("clip_duration_s").value),
+    fps: Number(byId("fps").value),
+    events: byId("events").value.split("\n").map((line) => line.trim()).filter(Boolean),
+    allow_cloud: byId("allow_cloud").checked,
+  };
+  if (byId("prompt").value.trim()) json.prompt = byId("prompt").value.trim();
+  const headers = { "Idempotency-Key": crypto.randomUUID() };
+  const made = await call("/v1/analyses", { method: "POST", json, headers });
+  location.hash = made.id;
+  await listAnalyses();
+}
+
+// --- what there is
+
+let oldest = null;
+
+async function listAnalyses(after) {
+  const page = await call(`/v1/analyses?limit=20${after ? `&after=${after}` : ""}`);
+  const rows = page.data.map((one) =>
+    el("li", {}, el("a", { href: `#${one.id}`, "aria-current": one.id === here() ? "true" : null },
+      el("span", { className: "name" }, one.filename), " ", el("span", { className: `state ${one.state}` }, one.state),
+      " ", el("time", {}, new Date(one.created_at * 1000).toLocaleString()))));
+  if (after) byId("analyses").append(...rows);
+  else fill(byId("analyses"), rows.length ? rows : el("li", {}, "None yet."));
+  oldest = page.last_id;
+  byId("older").hidden = !page.has_more;
+}
+
+// --- the analysis that is looked at
+
+function here() {
+  return location.hash.slice(1);
+}
+
+async function open() {
+  looking.abort(new DOMException("another analysis", "AbortError"));
+  looking = new AbortController();
+  const { signal } = looking;
+  const id = here();
+  byId("seen").hidden = byId("talk").hidden = !id;
+  for (const link of byId("analyses").querySelectorAll("a")) {
+    if (link.hash === `#${id}`) link.setAttribute("aria-current", "true");
+    else link.removeAttribute("aria-current");
+  }
+  captions.clear();
+  strip.clear();
+  for (const part of ["summary", "failed", "actions", "coverage"]) byId(part).replaceChildren();
+  if (!id) return;
+  const path = `/v1/analyses/${encodeURIComponent(id)}`;
+  const analysis = await call(path, { signal });
+  byId("seen-title").textContent = analysis.filename;
+  document.title = `${analysis.filename} – Vidray`;
+  player.hidden = false;
+  byId("no-player").hidden = true;
+  player.src = `${analysis.links.file}/content`;
+  strip.open(player.src);
+  chat.open(id, signal).catch((error) => signal.aborted || say(error.message));
+  await watch(path, signal);
+}
+
+/** Follow the analysis to its end, and once more when its failed clips are tried again. */
+async function watch(path, signal) {
+  let analysis = await call(path, { signal });
+  const show = () => {
+    showState(path, analysis);
+    showCoverage(captions, analysis.progress.clips_total);
+  };
+  show();
+  let drawn = 0;
+  const tell = async (type, event) => {
+    if (type === "clip") {
+      captions.add(event);
+      strip.add(event);
+      // Not for each of a burst: the list is what counts.
+      drawn ||= requestAnimationFrame(() => {
+        drawn = 0;
+        showCoverage(captions, analysis.progress.clips_total);
+        showFailed(path);
+      });
+    }
+    if (type === "summary") showSummary(event);
+    if (type === "progress" || type === "done") {
+      analysis = await call(path, { signal }).catch(() => analysis);
+      show();
+      if (type === "done") await listAnalyses().catch(() => null);
+    }
+  };
+  const clock = setInterval(async () => {
+    if (document.hidden || ENDED.includes(analysis.state)) return;
+    analysis = await call(path, { signal }).catch(() => analysis);
+    show();
+  }, 2000);
+  signal.addEventListener("abort", () => clearInterval(clock));
+  await follow(`${path}/events`, tell, (lost) => say(lost ? "The connection is lost; trying again." : ""), signal);
+  clearInterval(clock);
+}
+
+function showState(path, analysis) {
+  const { progress, state } = analysis;
+  const total = progress.clips_total ?? "?";
+  const eta = progress.eta_s ? `, about ${clock(progress.eta_s)} left` : "";
+  byId("state").textContent = `${state}: ${progress.clips_done} of ${total} clips${eta}`;
+  const act = (name, text) =>
+    el("button", { type: "button", onclick: () => tried(() => call(`${path}/${name}`, { method: "POST" }).then(open)) }, text);
+  const ended = ENDED.includes(state);
+  const exports = FORMATS.map((format) =>
+    el("button", { type: "button", onclick: () => tried(() => download(`${path}/result?format=${format}`, `${analysis.filename}.${format}`)) },
+      format.toUpperCase()));
+  fill(byId("actions"), ended ? [el("span", {}, "Export:"), ...exports] : act("cancel", "Cancel"),
+    ended && state !== "completed" ? act("retry", "Try failed clips again") : null);
+}
+
+function showSummary(summary) {
+  const told = summary.passages ?? summary.sentences ?? [];
+  fill(byId("summary"), told.length ? el("h3", {}, summary.partial ? "Summary so far" : "Summary") : null,
+    told.map((passage) => el("p", {}, passage.text, " ", (passage.citations ?? []).map((cited) => citation(seek, cited)))));
+}
+
+function showFailed() {
+  const failed = captions.failed();
+  fill(byId("failed"), failed.length ? el("h3", {}, `${failed.length} clips without a caption`) : null,
+    failed.length ? el("ul", {}, failed.map((clip) => el("li", {}, citation(seek, clip), ` ${clip.error.message} (${clip.error.code})`))) : null);
+}
+
+// --- what is pressed, dropped and played
+
+byId("video").addEventListener("change", (event) => event.target.files[0] && take(event.target.files[0]));
+byId("drop").addEventListener("dragover", (event) => event.preventDefault());
+byId("drop").addEventListener("drop", (event) => {
+  event.preventDefault();
+  if (event.dataTransfer.files[0]) take(event.dataTransfer.files[0]);
+});
+byId("upload-cancel").addEventListener("click", () => uploading?.abort(new DOMException("cancelled", "AbortError")));
+byId("file").addEventListener("change", () => (byId("start").disabled = !byId("file").value));
+byId("new-form").addEventListener("submit", (event) => {
+  event.preventDefault();
+  tried(start);
+});
+byId("older").addEventListener("click", () => tried(() => listAnalyses(oldest)));
+byId("key-form").addEventListener("submit", (event) => {
+  event.preventDefault();
+  setKey(byId("key").value.trim());
+  tried(begin);
+});
+player.addEventListener("timeupdate", () => captions.at(player.currentTime));
+player.addEventListener("error", () => {
+  player.hidden = true;
+  byId("no-player").hidden = false;
+});
+addEventListener("hashchange", () => tried(open));
+
+async function begin() {
+  byId("key").value = key();
+  await Promise.all([listModels(), listFiles(), listAnalyses()]);
+  await open();
+}
+
+watchService();
+tried(begin);
