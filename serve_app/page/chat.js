@@ -85,7 +85,7 @@ export class Chat {
 }
 
 /** Return the seconds of `m:ss` or `h:mm:ss`. */
-export function seconds(text) {
+function seconds(text) {
   return text.split(":").reduce((sum, part) => 60 * sum + Number(part), 0);
 }
 

@@ -27,7 +27,10 @@ async function tried(work) {
     say("");
     return await work();
   } catch (error) {
-    if (error instanceof CallError && error.status === 401) byId("account").hidden = !(byId("account").open = true);
+    if (error instanceof CallError && error.status === 401) {
+      byId("account").hidden = false;
+      byId("account").open = true;
+    }
     if (error.name !== "AbortError") say(error.message);
     return undefined;
   }
@@ -142,12 +145,11 @@ async function open() {
   player.src = `${analysis.links.file}/content`;
   strip.open(player.src);
   chat.open(id, signal).catch((error) => signal.aborted || say(error.message));
-  await watch(path, signal);
+  await watch(path, analysis, signal);
 }
 
-/** Follow the analysis to its end, and once more when its failed clips are tried again. */
-async function watch(path, signal) {
-  let analysis = await call(path, { signal });
+/** Follow the analysis, which is as it stood when it was opened, to its end. */
+async function watch(path, analysis, signal) {
   const show = () => {
     showState(path, analysis);
     showCoverage(captions, analysis.progress.clips_total);
@@ -162,7 +164,7 @@ async function watch(path, signal) {
       drawn ||= requestAnimationFrame(() => {
         drawn = 0;
         showCoverage(captions, analysis.progress.clips_total);
-        showFailed(path);
+        showFailed();
       });
     }
     if (type === "summary") showSummary(event);
@@ -172,14 +174,14 @@ async function watch(path, signal) {
       if (type === "done") await listAnalyses().catch(() => null);
     }
   };
-  const clock = setInterval(async () => {
+  const ticking = setInterval(async () => {
     if (document.hidden || ENDED.includes(analysis.state)) return;
     analysis = await call(path, { signal }).catch(() => analysis);
     show();
   }, 2000);
-  signal.addEventListener("abort", () => clearInterval(clock));
+  signal.addEventListener("abort", () => clearInterval(ticking));
   await follow(`${path}/events`, tell, (lost) => say(lost ? "The connection is lost; trying again." : ""), signal);
-  clearInterval(clock);
+  clearInterval(ticking);
 }
 
 function showState(path, analysis) {

@@ -104,9 +104,12 @@ class TransformersEngine(VisionEngine):
         short = GenerationOptions(max_tokens=2)
         asked = DescribeRequest(clip, "", short, also=(Question("What else?", short),))
         try:
-            for count in (1, 3):  # compiled code knows one row and several; two would be as many as some model's heads
-                self.describe([asked] * count)
-                self.describe(asked.apart()[:1] * count)
+            self.describe([asked])
+            if self._settings.compile:
+                # Compiled code knows one row and several, of one token and several each; two would be as many as some
+                # model's heads.
+                for requests in (asked.apart()[:1], asked.apart()[:1] * 3, [asked] * 3):
+                    self.describe(requests)
         except EngineFailed as error:
             raise ModelLoadFailed(f"the loaded model must describe a clip, got: {error.message}") from error
 
