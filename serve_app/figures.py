@@ -68,6 +68,14 @@ class ClipFigures(BaseModel):
     last_at: float | None = Field(description="when a clip last got an outcome, seconds since 1970; null: not known of")
 
 
+class DeviceMemory(BaseModel):
+    """The memory of the device that a model runs on: a GPU's, or the machine's."""
+
+    allocated_bytes: int = Field(description="by the replica's process")
+    reserved_bytes: int = Field(description="by it, with what its allocator keeps for later")
+    free_bytes: int = Field(description="what clips could still take beside the loaded model")
+
+
 class ModelFigures(BaseModel):
     """A model. `state` and `error` are as `/v1/models` has them: one replica's."""
 
@@ -79,6 +87,7 @@ class ModelFigures(BaseModel):
     clips_queued: int | None = Field(
         description="wait inside the replica for an engine call; null with more than one, of which only one answers"
     )
+    memory: DeviceMemory | None = Field(description="of one replica at its last batch; null: not loaded, or no bound")
 
 
 class StorageFigures(BaseModel):
@@ -140,6 +149,11 @@ class Stats(BaseModel):
                             "replicas": {"running": 1, "wanted": 1},
                             "clips_in_flight": 16,
                             "clips_queued": 8,
+                            "memory": {
+                                "allocated_bytes": 6442450944,
+                                "reserved_bytes": 8589934592,
+                                "free_bytes": 17179869184,
+                            },
                         }
                     ],
                     "runners": {"running": 1, "wanted": 1},

@@ -20,6 +20,7 @@ from serve_app.analyses.tally import KEPT_MINUTES, Minute, Report
 from serve_app.figures import (
     AnalysisFigures,
     ClipFigures,
+    DeviceMemory,
     FinishedAnalyses,
     GatewayFigures,
     ModelFigures,
@@ -177,4 +178,5 @@ def _model(status: ModelStatus, replicas: ReplicaCount | None, in_flight: Counte
         replicas=replicas,
         clips_in_flight=in_flight[name],
         clips_queued=status.queued_clips if replicas is not None and replicas.running == 1 else None,
+        memory=None if status.memory is None else DeviceMemory.model_validate(status.memory, from_attributes=True),
     )

@@ -51,6 +51,7 @@ class ClipBatcher:
         self.tuning = tuning
         self._observer = observer or Observer()
         self.budget = MemoryBudget(None)
+        self.memory: MemoryReading | None = None
         self.failures_in_a_row = 0
         self.lost: DeviceLost | None = None
         self.busy_since_s: float | None = None
@@ -153,6 +154,7 @@ class ClipBatcher:
         finally:
             self.busy_since_s = None
         read_s = time.perf_counter() - begun_s
+        self.memory = reading
         self.budget.fitted(tokens, reading)
         self._observer.began(
             clips=len(batch),

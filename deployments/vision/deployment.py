@@ -14,7 +14,7 @@ from deployments.validation import parse
 from deployments.vision.batcher import ClipBatcher
 from deployments.vision.budget import MemoryBudget
 from deployments.vision.catalog import model_info
-from deployments.vision.engine import VisionEngine, make_engine, settled
+from deployments.vision.engine import MemoryReading, VisionEngine, make_engine, settled
 from deployments.vision.observer import Observer
 
 ModelState = Literal["cold", "loading", "ready", "failed"]
@@ -28,7 +28,7 @@ _BROKEN_AFTER_FAILURES = 16
 @dataclass(frozen=True, slots=True)
 class ModelStatus:
     """How a replica's model is: `error` says why when the state is `failed`, `load_progress` in [0, 1] how far it is
-    when it is `loading`."""
+    when it is `loading`, `memory` what its device held at the last batch."""
 
     info: ModelInfo
     state: ModelState
@@ -36,6 +36,7 @@ class ModelStatus:
     loads_on_first_use: bool
     error: str | None = None
     load_progress: float | None = None
+    memory: MemoryReading | None = None
 
 
 class VisionModel:
@@ -89,6 +90,7 @@ class VisionModel:
             loads_on_first_use=not self._load_at_startup,
             error=self._load_error.message if self._load_error else None,
             load_progress=round(self._load_progress, 3) if self._state == "loading" else None,
+            memory=self.batcher.memory,
         )
 
     async def describe(self, request: DescribeRequest) -> Caption:
@@ -150,7 +152,8 @@ class VisionModel:
         begun_s = time.monotonic()
         try:
             await self.batcher.on_engine(self._engine.load, self._heard_progress)
-            self.batcher.budget = MemoryBudget(await self.batcher.on_engine(self._engine.memory))
+            self.batcher.memory = await self.batcher.on_engine(self._engine.memory)
+            self.batcher.budget = MemoryBudget(self.batcher.memory)
         except Exception as error:
             unforeseen = ModelLoadFailed(f"the model must load, got {type(error).__name__}")
             self._fail_to_load(error if isinstance(error, ModelLoadFailed) else unforeseen)
@@ -185,6 +188,7 @@ class VisionModel:
         if self._calls or self._state != "ready":
             return
         self._state, self._loading, self._load_at_startup = "cold", None, False
+        self.batcher.memory = None
         self._unloading = asyncio.create_task(self.batcher.on_engine(self._engine.unload))
         self._observer.unloaded()
         logger.info("model unloaded", extra={"model": self._info.name})

@@ -15,6 +15,15 @@ export function watchService() {
   look();
 }
 
+function replicas(count) {
+  return count ? `${count.running} of ${count.wanted}` : "not known";
+}
+
+function modelWords({ state, replicas: count, memory }) {
+  const held = memory ? `, memory ${bytes(memory.allocated_bytes)} used, ${bytes(memory.free_bytes)} free` : "";
+  return `${state}, ${replicas(count)} replicas${held}`;
+}
+
 async function show() {
   let stats;
   try {
@@ -25,12 +34,11 @@ async function show() {
   }
   fill(byId("alerts"), stats.alerts.map((alert) => el("li", { className: alert.severity }, alert.message)));
   const { analyses, clips, storage } = stats;
-  const replicas = (count) => (count ? `${count.running} of ${count.wanted}` : "not known");
   const rows = [
     ["Analyses", `${analyses.running} running, ${analyses.queued} queued`],
     ["Longest wait", analyses.oldest_queued_s === null ? "none" : clock(analyses.oldest_queued_s)],
     ["Clips", `${clips.described_per_s.toFixed(1)} a second, ${clips.in_flight} under way`],
-    ...stats.models.map((model) => [model.id, `${model.state}, ${replicas(model.replicas)} replicas`]),
+    ...stats.models.map((model) => [model.id, modelWords(model)]),
     ["Runners", replicas(stats.runners)],
     ["Storage", storage.free_bytes === null ? storage.kind : `${bytes(storage.free_bytes)} free`],
     ["Version", stats.version],

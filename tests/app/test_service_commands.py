@@ -8,56 +8,27 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import httpx2
 import pytest
-import uvicorn
 
-from deployments.settings import VisionSettings
-from deployments.vision.catalog import model_info
-from deployments.vision.deployment import ModelStatus
 from pipelines.command_line import DONE, FAILED, PARTIAL, USAGE, run_command
-from pipelines.store import open_store
-from serve_app.api.app import create_app
 from serve_app.cli import app
 from serve_app.terminal import plain
 from tests import videos
-from tests.app.fakes import FakeServices
+from tests.app.served import SIM, Served
 from tests.ray_cluster import free_port
 
-SIM = ModelStatus(model_info("sim", VisionSettings(engine="simulated")), "ready", 0, loads_on_first_use=False)
 pytestmark = [pytest.mark.timeout(120), pytest.mark.usefixtures("decoded_in_no_time")]
 
 
-class Service:
-    """The app on a port of its own; `analyse` has a video of six seconds described in three clips."""
+class Service(Served):
+    """`analyse_cats` has a video of six seconds described in three clips."""
 
     def __init__(self, folder: Path) -> None:
-        self._store = open_store(str(folder / "store"))
-        self._port = free_port()
-        self.url = f"http://127.0.0.1:{self._port}"
-        self._video = videos.write_video(folder / "cats\x1b[31m.mp4", frames=150)
-        self.start()
+        super().__init__(folder)
+        self.video = videos.write_video(folder / "cats\x1b[31m.mp4", frames=150)
 
-    def start(self) -> None:
-        self.services = FakeServices(self._store, SIM)
-        self._server = uvicorn.Server(
-            uvicorn.Config(create_app(self.services), port=self._port, log_config=None, timeout_graceful_shutdown=1)
-        )
-        self._thread = threading.Thread(target=self._server.run)
-        self._thread.start()
-        while not self._server.started:
-            time.sleep(0.01)
-
-    def stop(self) -> None:
-        self._server.should_exit = True
-        self._thread.join()
-
-    def analyse(self) -> str:
-        with httpx2.Client(base_url=self.url) as http, self._video.open("rb") as content:
-            file = http.post("/v1/files", files={"file": (self._video.name, content)}).raise_for_status().json()
-            asked = {"file_id": file["id"], "clip_duration_s": 2}
-            identifier: str = http.post("/v1/analyses", json=asked).raise_for_status().json()["id"]
-        return identifier
+    def analyse_cats(self) -> str:
+        return self.analyse(self.video, clip_duration_s=2)
 
 
 @pytest.fixture
@@ -92,7 +63,7 @@ def test_models_are_listed_with_their_state(service: Service, vidray: Run) -> No
 
 
 def test_an_analysis_is_watched_to_its_end_and_its_timeline_printed(service: Service, vidray: Run) -> None:
-    analysis = service.analyse()
+    analysis = service.analyse_cats()
     code, out, err = vidray("watch", analysis)
     assert (code, err) == (DONE, "")
     assert "  00:00 – 00:02  0\n  00:02 – 00:04  2\n  00:04 – 00:06  4\n" in out
@@ -103,11 +74,11 @@ def test_an_analysis_is_watched_to_its_end_and_its_timeline_printed(service: Ser
 
 
 def test_a_watcher_comes_back_to_a_service_that_was_started_again(service: Service, vidray: Run) -> None:
-    service.services.model.held = True
-    analysis = service.analyse()
+    service.hold()
+    analysis = service.analyse_cats()
 
     def restart() -> None:
-        service.services.model.permits.release()
+        service.let(1)
         time.sleep(1.0)
         service.stop()
         service.start()
@@ -124,13 +95,13 @@ def test_a_watcher_comes_back_to_a_service_that_was_started_again(service: Servi
 
 def test_a_failed_clip_makes_another_exit_code(service: Service, vidray: Run) -> None:
     service.services.model.bad = {2.0}
-    code, out, _ = vidray("watch", service.analyse())
+    code, out, _ = vidray("watch", service.analyse_cats())
     assert code == PARTIAL
     assert "[not described, clip_rejected] not this one" in out
 
 
 def test_the_status_of_a_service_and_of_an_analysis(service: Service, vidray: Run) -> None:
-    analysis = service.analyse()
+    analysis = service.analyse_cats()
     vidray("watch", analysis)
     code, out, err = vidray("status")
     assert (code, err) == (DONE, "")
@@ -147,7 +118,7 @@ def test_the_status_of_a_service_and_of_an_analysis(service: Service, vidray: Ru
     ("form", "begins"), [("md", "# "), ("vtt", "WEBVTT\n"), ("srt", "1\n"), ("csv", "index,"), ("json", "{")]
 )
 def test_a_result_is_exported(service: Service, vidray: Run, tmp_path: Path, form: str, begins: str) -> None:
-    analysis = service.analyse()
+    analysis = service.analyse_cats()
     vidray("watch", analysis)
     code, out, _ = vidray("export", analysis, "--format", form)
     assert code == DONE
@@ -160,7 +131,7 @@ def test_a_result_is_exported(service: Service, vidray: Run, tmp_path: Path, for
 
 
 def test_a_question_is_answered_with_its_sources(service: Service, vidray: Run) -> None:
-    analysis = service.analyse()
+    analysis = service.analyse_cats()
     vidray("watch", analysis)
     code, out, err = vidray("chat", analysis, "What happens at 0:02?")
     assert code == DONE
@@ -175,14 +146,12 @@ def test_what_is_not_there_or_not_done_is_one_line(service: Service, vidray: Run
         code, out, err = vidray(*command)
         assert (code, out) == (USAGE, "")
         assert re.fullmatch(r"error: .+\n", err)
-    service.services.model.held = True
-    analysis = service.analyse()
+    service.hold()
+    analysis = service.analyse_cats()
     code, _, err = vidray("export", analysis)
     assert code == USAGE
     assert "error: " in err
-    service.services.model.held = False
-    for _ in range(10):
-        service.services.model.permits.release()
+    service.let(10)
 
 
 def test_no_service_or_another_one_is_one_line(vidray: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -199,7 +168,7 @@ def test_no_service_or_another_one_is_one_line(vidray: Run, monkeypatch: pytest.
 
 
 def test_the_key_comes_from_the_environment(service: Service, vidray: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    analysis = service.analyse()
+    analysis = service.analyse_cats()
     monkeypatch.setenv("VIDRAY_API_KEY", "ann viewer")
     code, _, err = vidray("status", analysis)
     assert code == USAGE, "another owner's"

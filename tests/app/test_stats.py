@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from deployments.errors import StorageFailed
 from deployments.settings import VisionSettings
 from deployments.vision.catalog import model_info
 from deployments.vision.deployment import ModelStatus
+from deployments.vision.engine import MemoryReading
 from pipelines import store as objects
 from pipelines.store import open_store
 from pipelines.video import VideoInfo
@@ -119,12 +121,17 @@ def test_an_idle_service_has_nothing_to_tell(http: TestClient, services: FakeSer
 
 def test_what_cannot_be_known_is_null(http: TestClient, services: FakeServices) -> None:
     [model] = stats(http)["models"]
-    assert (model["replicas"], model["clips_queued"]) == (None, None), "Serve does not say"
+    assert (model["replicas"], model["clips_queued"], model["memory"]) == (None, None, None), "Serve does not say"
     services.replicas = Replicas(ONE, ONE, {"sim": ONE})
     assert stats(http)["models"][0]["clips_queued"] == 3
     services.replicas = Replicas(ONE, ONE, {"sim": ReplicaCount(running=2, wanted=3)})
     [model] = stats(http)["models"]
     assert (model["replicas"], model["clips_queued"]) == ({"running": 2, "wanted": 3}, None), "one of two has answered"
+
+
+def test_a_model_s_memory_is_what_its_replica_last_read(http: TestClient, services: FakeServices) -> None:
+    services.statuses = [replace(SIM, memory=MemoryReading(7, 5, allocated_bytes=3, reserved_bytes=4))]
+    assert stats(http)["models"][0]["memory"] == {"allocated_bytes": 3, "reserved_bytes": 4, "free_bytes": 7}
 
 
 def test_the_figures_follow_an_analysis_to_its_end(http: TestClient, services: FakeServices) -> None:

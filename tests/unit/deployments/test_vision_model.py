@@ -136,6 +136,21 @@ def test_a_model_at_work_is_not_idle_however_long_a_clip_takes() -> None:
     asyncio.run(run())
 
 
+def test_a_status_says_what_the_device_held_at_the_last_batch_and_nothing_once_it_is_given_back() -> None:
+    async def run() -> None:
+        model = VisionModel("sim", simulated(memory_bytes=1000, token_bytes=1))
+        model.reconfigure({"idle_unload_s": 0.05, "batch_wait_s": 0.0})
+        assert (await model.status()).memory is None
+        await model.describe(request())
+        memory = (await model.status()).memory
+        assert memory is not None
+        assert (memory.free_bytes, memory.peak_bytes) == (1000, 329)
+        await asyncio.sleep(0.15)
+        assert (await model.status()).memory is None
+
+    asyncio.run(run())
+
+
 def test_a_model_that_was_loaded_and_never_asked_is_idle_too() -> None:
     async def run() -> None:
         engine = Counting()
