@@ -61,7 +61,7 @@ class ServiceClient:
 
         Raises NotFound, InvalidInput, and ServiceFailed when the service is gone for two minutes.
         """
-        last_id, heard_s = "0", time.monotonic()
+        last_id, kind, heard_s = "0", "", time.monotonic()
         while True:
             try:
                 headers = {"Last-Event-ID": last_id}
@@ -73,9 +73,11 @@ class ServiceClient:
                         if event.id:
                             last_id = event.id
                         if event.data:
-                            yield event.event, self._json(event.data)
-                        if event.event == "done":
-                            return
+                            kind = event.event
+                            yield kind, self._json(event.data)
+                # It may be the `done` of a round before a retry: only the 204 that follows the last one is the end.
+                if kind == "done":
+                    continue
             except ServiceFailed:
                 if time.monotonic() - heard_s > _PATIENCE_S or last_id == "0":
                     raise

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, ConsoleMessage, Page, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Page, expect, sync_playwright
 
 from tests.ray_cluster import ROOT
 
@@ -23,6 +23,7 @@ _FLAGS = ["--no-sandbox", "--disable-dev-shm-usage"]
 _REFUSED = re.compile(r"Failed to load resource: the server responded with a status of (4\d\d|503)")
 _GONE = re.compile(r"net::ERR_")
 _PATIENCE_MS = 20_000
+expect.set_options(timeout=_PATIENCE_MS)
 
 
 @pytest.fixture(scope="module")

@@ -67,8 +67,10 @@ export async function download(path, name) {
 
 /** Yield every server-sent event of one answer: {id, type, data}. */
 export async function* events(path, options) {
-  const response = await answer(path, options);
-  if (response.status === 204) return;
+  yield* eventsOf(await answer(path, options));
+}
+
+async function* eventsOf(response) {
   let [left, event] = ["", { id: "", type: "message", data: [] }];
   for await (const text of response.body.pipeThrough(new TextDecoderStream())) {
     const lines = (left + text).split(/\r\n|\n|\r/);
@@ -90,19 +92,22 @@ export async function* events(path, options) {
 
 /**
  * Tell every event of an analysis until it is done, over as many connections as it takes: none is lost, none comes twice.
- * `lost` hears whether the connection is gone.
+ * `lost` hears whether the connection is gone. A `done` may be that of a round before a retry: only 204 is the end.
  */
 export async function follow(path, tell, lost, signal) {
   let last = "0";
   for (;;) {
     try {
-      for await (const event of events(path, { headers: { "Last-Event-ID": last }, signal })) {
-        lost(false);
+      const response = await answer(path, { headers: { "Last-Event-ID": last }, signal });
+      lost(false);
+      if (response.status === 204) return;
+      let type;
+      for await (const event of eventsOf(response)) {
         last = event.id || last;
-        tell(event.type, JSON.parse(event.data));
-        if (event.type === "done") return;
+        type = event.type;
+        tell(type, JSON.parse(event.data));
       }
-      if ((await call(path.replace(/\/events$/, ""), { signal })).finished_at !== null) return;
+      if (type === "done") continue;
     } catch (error) {
       if (signal.aborted) return;
       if (error instanceof CallError && error.status >= 400 && error.status < 500) throw error;

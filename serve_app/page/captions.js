@@ -1,6 +1,6 @@
 // The clips of one analysis: a list to read, search and seek by, a strip of the whole video, and what failed.
 
-import { byId, clock, el, fill } from "./dom.js";
+import { byId, clips, clock, el, fill } from "./dom.js";
 
 export class Captions {
   /** `seek` takes the player to a second of the video. */
@@ -88,21 +88,21 @@ function matches(clip, asked) {
 
 /** Show how much of the video was described, failed, taken from before and seen by whom. */
 export function showCoverage(captions, total) {
-  const clips = [...captions.clips.values()];
-  const failed = clips.filter((clip) => clip.error).length;
-  const reused = clips.filter((clip) => clip.reused).length;
-  const outside = clips.filter((clip) => clip.served_by?.startsWith("cloud:")).length;
+  const told = [...captions.clips.values()];
+  const failed = told.filter((clip) => clip.error).length;
+  const reused = told.filter((clip) => clip.reused).length;
+  const outside = told.filter((clip) => clip.served_by?.startsWith("cloud:")).length;
   const parts = [
-    ["described", clips.length - failed - reused - outside, "described here"],
+    ["described", told.length - failed - reused - outside, "described here"],
     ["outside", outside, "described by a model outside"],
     ["reused", reused, "known from before"],
     ["failed", failed, "failed"],
-    ["open", Math.max(0, (total ?? clips.length) - clips.length), "not yet"],
+    ["open", Math.max(0, (total ?? told.length) - told.length), "not yet"],
   ].filter(([, count]) => count);
   const bar = byId("coverage");
-  bar.setAttribute("aria-label", parts.map(([, count, words]) => `${count} clips ${words}`).join(", ") || "no clips yet");
+  bar.setAttribute("aria-label", parts.map(([, count, words]) => `${clips(count)} ${words}`).join(", ") || "no clips yet");
   fill(bar, parts.map(([kind, count, words]) => {
-    const part = el("span", { className: kind, title: `${count} clips ${words}` }, String(count));
+    const part = el("span", { className: kind, title: `${clips(count)} ${words}` }, String(count));
     part.style.flexGrow = count;
     return part;
   }));

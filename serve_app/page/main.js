@@ -4,7 +4,7 @@ import { call, CallError, download, follow, key, setKey } from "./api.js";
 import { Captions, showCoverage } from "./captions.js";
 import { Chat, citation } from "./chat.js";
 import { watchService } from "./cluster.js";
-import { byId, bytes, clock, el, fill } from "./dom.js";
+import { byId, bytes, clips, clock, el, fill } from "./dom.js";
 import { Strip } from "./strip.js";
 import { send } from "./uploads.js";
 
@@ -207,7 +207,7 @@ function showSummary(summary) {
 
 function showFailed() {
   const failed = captions.failed();
-  fill(byId("failed"), failed.length ? el("h3", {}, `${failed.length} clips without a caption`) : null,
+  fill(byId("failed"), failed.length ? el("h3", {}, `${clips(failed.length)} without a caption`) : null,
     failed.length ? el("ul", {}, failed.map((clip) => el("li", {}, citation(seek, clip), ` ${clip.error.message} (${clip.error.code})`))) : null);
 }
 

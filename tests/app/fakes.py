@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -38,7 +38,7 @@ MAX_FILE_BYTES, MAX_PART_BYTES, TTL_S = 400_000, 100_000, 3600
 
 
 class FakeModel:
-    """Says when a clip begins; `bad` clips (by their start) are rejected; held, it answers as often as it may.
+    """Says `say` of when a clip begins; `bad` clips (by their start) are rejected; held, it answers as often as it may.
 
     Asked for events, it says `events` about every clip.
     """
@@ -46,6 +46,7 @@ class FakeModel:
     def __init__(self) -> None:
         self.calls: list[float] = []
         self.bad: set[float] = set()
+        self.say: Callable[[float], str] = "{:g}".format
         self.events = "[]"
         self.held = False
         self.permits = asyncio.Semaphore(0)
@@ -59,7 +60,7 @@ class FakeModel:
         if start_s in self.bad:
             raise ClipRejected("not this one")
         first, *others = (
-            Caption(f"{start_s:g}" if first_kind(question.prompt) is None else self.events, 1, 1, "stop")
+            Caption(self.say(start_s) if first_kind(question.prompt) is None else self.events, 1, 1, "stop")
             for question in request.questions
         )
         return replace(first, also=tuple(others))

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import httpx2
 import pytest
 
 from pipelines.command_line import DONE, FAILED, PARTIAL, USAGE, run_command
@@ -177,3 +178,16 @@ def test_the_key_comes_from_the_environment(service: Service, vidray: Run, monke
 
 def test_text_that_terminals_obey_is_shown_as_such() -> None:
     assert plain("a\x1b[2Jb\rc\x07d\x9be\nf\tg") == "a\ufffd[2Jb\ufffdc\ufffdd\ufffde\nf\tg"
+
+
+def test_an_analysis_that_was_tried_again_is_watched_to_its_last_end(service: Service, vidray: Run) -> None:
+    service.services.model.bad = {2.0}
+    analysis = service.analyse_cats()
+    service.ended(analysis)
+    service.services.model.bad = set()
+    service.hold()
+    httpx2.post(f"{service.url}/v1/analyses/{analysis}/retry").raise_for_status()
+    threading.Timer(0.5, service.let, (1,)).start()
+    code, out, _ = vidray("watch", analysis)
+    assert code == DONE
+    assert "  00:02 – 00:04  2\n" in out

@@ -1,0 +1,199 @@
+"""The page as a person uses it, in a real browser: nothing is lost by reloads, cuts, restarts and refusals."""
+
+import re
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Page, Route, expect
+
+from tests.app.served import Served
+from tests.browser import needs_chromium
+
+pytestmark = [needs_chromium, pytest.mark.timeout(120)]
+TWO_SECONDS = "2"
+
+
+def upload(page: Page, video: Path) -> None:
+    page.get_by_label("Drop a video here, or choose one").set_input_files(video)
+    expect(page.get_by_label("Stored video")).to_contain_text(video.name)
+
+
+def start(page: Page) -> None:
+    page.get_by_text("More options").click()
+    page.get_by_label("Seconds a clip").fill(TWO_SECONDS)
+    page.get_by_role("button", name="Describe the video").click()
+
+
+def captions(page: Page) -> list[str]:
+    return page.locator("#captions li").all_text_contents()
+
+
+def at_s(page: Page) -> float:
+    second: float = page.locator("#player").evaluate("(player) => player.currentTime")
+    return second
+
+
+def test_captions_come_one_by_one_and_none_is_lost_or_doubled_by_a_reload(
+    page: Page, served: Served, video: Path
+) -> None:
+    served.hold()
+    page.goto(served.url)
+    upload(page, video)
+    start(page)
+    for done in (1, 2):
+        served.let(1)
+        expect(page.locator("#captions li")).to_have_count(done)
+    expect(page.locator("#state")).to_contain_text("of 6 clips")
+    page.reload()
+    expect(page.locator("#captions li")).to_have_count(2)
+    served.let(4)
+    expect(page.locator("#state")).to_contain_text("completed: 6 of 6 clips")
+    expect(page.locator("#captions li")).to_have_count(6)
+    assert [text.split()[0] for text in captions(page)] == ["0:00", "0:02", "0:04", "0:06", "0:08", "0:10"]
+
+
+def test_a_service_that_was_started_again_goes_on_under_the_open_page(page: Page, served: Served, video: Path) -> None:
+    served.hold()
+    page.goto(served.url)
+    upload(page, video)
+    start(page)
+    served.let(2)
+    expect(page.locator("#captions li")).to_have_count(2)
+    served.stop()
+    expect(page.locator("#told")).to_contain_text("The connection is lost")
+    served.start()
+    expect(page.locator("#state")).to_contain_text("completed: 6 of 6 clips")
+    expect(page.locator("#captions li")).to_have_count(6)
+    expect(page.locator("#told")).to_have_text("")
+
+
+def test_a_caption_an_event_and_a_citation_seek_the_player_and_the_played_clip_is_marked(
+    page: Page, served: Served, video: Path
+) -> None:
+    served.services.model.events = '[{"time_s": 1.0, "event": "a circle", "object": "pink circle"}]'
+    analysis = served.analyse(video, clip_duration_s=2, events=["a circle"])
+    served.ended(analysis)
+    page.goto(f"{served.url}/#{analysis}")
+    page.get_by_role("button", name="0:04 – 0:06", exact=True).first.click()
+    assert at_s(page) == pytest.approx(4.0, abs=0.05)
+    expect(page.locator("#captions li[aria-current]")).to_contain_text("A blue circle moves left.")
+    page.locator("#player").evaluate("(player) => { player.currentTime = 7; }")
+    expect(page.locator("#captions li[aria-current]")).to_contain_text("A cyan circle moves left.")
+    page.locator("#captions .event").nth(4).click()
+    assert at_s(page) == pytest.approx(9.0, abs=0.05)
+    page.get_by_label("Question").fill("What happens at 0:02?")
+    page.get_by_role("button", name="Ask").click()
+    cited = page.locator("#chat .assistant .cite").first
+    expect(cited).to_be_visible()
+    cited.click()
+    told = re.match(r"\[(\d+):(\d\d)", cited.inner_text())
+    assert told
+    assert at_s(page) == pytest.approx(60 * int(told[1]) + int(told[2]), abs=0.05)
+    page.locator("#summary .cite").first.click()
+    assert at_s(page) < 12.0
+    page.reload()
+    expect(page.locator("#chat .assistant .cite").first).to_be_visible()
+
+
+def test_a_search_leaves_the_captions_that_hold_the_words(page: Page, served: Served, video: Path) -> None:
+    analysis = served.analyse(video, clip_duration_s=2)
+    served.ended(analysis)
+    page.goto(f"{served.url}/#{analysis}")
+    expect(page.locator("#captions li")).to_have_count(6)
+    page.get_by_label("Search").fill("PINK")
+    expect(page.locator("#found")).to_have_text("1 of 6")
+    expect(page.locator("#captions li:visible")).to_have_count(1)
+    page.get_by_label("Search").fill("")
+    expect(page.locator("#captions li:visible")).to_have_count(6)
+
+
+def test_a_failed_clip_says_why_and_is_described_at_the_second_try(page: Page, served: Served, video: Path) -> None:
+    served.services.model.bad = {4.0}
+    analysis = served.analyse(video, clip_duration_s=2)
+    served.ended(analysis)
+    page.goto(f"{served.url}/#{analysis}")
+    expect(page.locator("#failed")).to_contain_text("1 clip without a caption")
+    expect(page.locator("#failed li")).to_have_text("0:04 – 0:06 not this one (clip_rejected)")
+    expect(page.locator("#coverage")).to_have_attribute("aria-label", "5 clips described here, 1 clip failed")
+    served.services.model.bad = set()
+    page.get_by_role("button", name="Try failed clips again").click()
+    expect(page.locator("#state")).to_contain_text("completed: 6 of 6 clips")
+    expect(page.locator("#failed")).to_have_text("")
+    expect(page.locator("#captions li")).to_have_count(6)
+    expect(page.locator("#captions li").nth(2)).to_contain_text("A blue circle moves left.")
+
+
+def test_an_analysis_is_cancelled_and_goes_on(page: Page, served: Served, video: Path) -> None:
+    served.hold()
+    analysis = served.analyse(video, clip_duration_s=2)
+    page.goto(f"{served.url}/#{analysis}")
+    page.get_by_role("button", name="Cancel").click()
+    expect(page.locator("#state")).to_contain_text("cancelled")
+    served.let(20)
+    page.get_by_role("button", name="Try failed clips again").click()
+    expect(page.locator("#state")).to_contain_text("completed: 6 of 6 clips")
+
+
+def test_an_upload_that_a_reload_cut_sends_only_what_is_missing(page: Page, served: Served, tmp_path: Path) -> None:
+    """Parts of 4 MiB are too large for the fake's limit, so the page is told smaller ones."""
+    page.route("**/page/uploads.js", in_small_parts)
+    film = tmp_path / "film.webm"
+    content = (Path(__file__).parent / "conftest.py").read_bytes()  # what it is matters to nobody before the end
+    film.write_bytes((content * 400)[:350_000])
+    sent: list[int] = []
+    cut_after = 3
+
+    def count(route: Route) -> None:
+        if len(sent) == cut_after and not again:
+            route.abort()
+            return
+        sent.append(len(route.request.post_data_buffer or b""))
+        route.continue_()
+
+    again = False
+    page.route("**/parts", count)
+    page.goto(served.url)
+    page.get_by_label("Drop a video here, or choose one").set_input_files(film)
+    expect(page.locator("#upload-text")).to_contain_text("of 341.8 KiB")
+    page.wait_for_timeout(1000)
+    assert len(sent) == cut_after
+    page.reload()
+    again = True
+    page.get_by_label("Drop a video here, or choose one").set_input_files(film)
+    expect(page.locator("#told")).to_contain_text("expected a whole mp4")
+    assert len(sent) == 7, "parts of 50,000 bytes, none of them twice"
+
+
+def in_small_parts(route: Route) -> None:
+    answer = route.fetch()
+    script = answer.text()
+    assert "4 * 1024 * 1024" in script
+    route.fulfill(response=answer, body=script.replace("4 * 1024 * 1024", "50_000"))
+
+
+def test_what_is_exported_is_the_service_s_own_file(page: Page, served: Served, video: Path) -> None:
+    analysis = served.analyse(video, clip_duration_s=2)
+    served.ended(analysis)
+    page.goto(f"{served.url}/#{analysis}")
+    with page.expect_download() as caught:
+        page.get_by_role("button", name="VTT").click()
+    assert caught.value.suggested_filename == "film.webm.vtt"
+    assert Path(caught.value.path()).read_text().startswith("WEBVTT\n")
+
+
+def test_everything_is_reached_by_the_keyboard(page: Page, served: Served, video: Path) -> None:
+    analysis = served.analyse(video, clip_duration_s=2)
+    served.ended(analysis)
+    page.goto(f"{served.url}/#{analysis}")
+    expect(page.locator("#captions li")).to_have_count(6)
+    expect(page.locator("#failed")).to_have_text("")
+    reached = set()
+    for _ in range(80):
+        page.keyboard.press("Tab")
+        reached.add(
+            page.evaluate("document.activeElement.id || document.activeElement.textContent.trim().slice(0, 13)")
+        )
+    assert {"video", "file", "model", "prompt", "start", "player", "search", "question", "0:10 – 0:12"} <= reached
+    page.get_by_role("button", name="0:10 – 0:12", exact=True).first.focus()
+    page.keyboard.press("Enter")
+    assert at_s(page) == pytest.approx(10.0, abs=0.05)
