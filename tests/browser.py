@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, ConsoleMessage, Page, expect, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Dialog, Page, expect, sync_playwright
 
 from tests.ray_cluster import ROOT
 
@@ -38,12 +38,22 @@ def browser() -> Iterator[Browser]:
 class Faults:
     """What went wrong in a page. Answers that the service means (4xx, 503) and a service that is gone are none."""
 
-    def __init__(self, page: Page) -> None:
+    def __init__(self, page: Page, answers: list[bool]) -> None:
         self.seen: list[str] = []
+        self._answers = answers
         page.on("console", self._console)
         page.on("pageerror", lambda error: self.seen.append(f"uncaught: {error}"))
         page.on("crash", lambda _: self.seen.append("the page crashed"))
-        page.on("dialog", lambda dialog: (self.seen.append(f"dialog: {dialog.message}"), dialog.dismiss()))
+        page.on("dialog", self._dialog)
+
+    def _dialog(self, dialog: Dialog) -> None:
+        if not self._answers:
+            self.seen.append(f"dialog: {dialog.message}")
+            dialog.dismiss()
+        elif self._answers.pop(0):
+            dialog.accept()
+        else:
+            dialog.dismiss()
 
     def _console(self, message: ConsoleMessage) -> None:
         text = message.text
@@ -52,18 +62,35 @@ class Faults:
 
 
 @pytest.fixture
-def page(browser: Browser) -> Iterator[Page]:
+def answers() -> list[bool]:
+    """What the next dialogs are answered; one without an answer is a fault."""
+    return []
+
+
+@pytest.fixture
+def page(browser: Browser, answers: list[bool]) -> Iterator[Page]:
     """A page of a fresh profile, 1280x900; nothing may go wrong in it."""
     context = browser.new_context(viewport={"width": 1280, "height": 900}, accept_downloads=True)
     context.set_default_timeout(_PATIENCE_MS)
     opened = context.new_page()
-    faults = Faults(opened)
+    faults = Faults(opened, answers)
     yield opened
     context.close()
     assert faults.seen == []
 
 
 def screenshot(page: Page, name: str) -> Path:
-    path = SCREENSHOTS / f"{name}.png"
-    page.screenshot(path=path, full_page=True)
+    """Take a picture of the whole page, in a window of its height: what is out of sight is not drawn."""
+    path, window = SCREENSHOTS / f"{name}.png", page.viewport_size
+    assert window is not None
+    height: int = page.evaluate("document.documentElement.scrollHeight")
+    page.set_viewport_size({"width": window["width"], "height": max(height, window["height"])})
+    page.screenshot(path=path)
+    page.set_viewport_size(window)
     return path
+
+
+def sideways(page: Page) -> int:
+    """Return by how many pixels the page is wider than the window."""
+    pixels: int = page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
+    return pixels

@@ -58,8 +58,13 @@ export async function call(path, options) {
   return (await answer(path, options)).json();
 }
 
+/** Return a URL of this page's own for what lies at `path`. */
+export async function blobUrl(path, signal) {
+  return URL.createObjectURL(await (await answer(path, { signal })).blob());
+}
+
 export async function download(path, name) {
-  const url = URL.createObjectURL(await (await answer(path)).blob());
+  const url = await blobUrl(path);
   const link = Object.assign(document.createElement("a"), { href: url, download: name });
   link.click();
   setTimeout(() => URL.revokeObjectURL(url), 60_000);

@@ -16,12 +16,12 @@ export function watchService() {
 }
 
 function replicas(count) {
-  return count ? `${count.running} of ${count.wanted}` : "not known";
+  return count ? `${count.running} of ${count.wanted} replicas` : "replicas not known";
 }
 
 function modelWords({ state, replicas: count, memory }) {
   const held = memory ? `, memory ${bytes(memory.allocated_bytes)} used, ${bytes(memory.free_bytes)} free` : "";
-  return `${state}, ${replicas(count)} replicas${held}`;
+  return `${state}, ${replicas(count)}${held}`;
 }
 
 async function show() {

@@ -1,6 +1,6 @@
 // The page: what is asked for, what there is, and the one analysis that is looked at, which the address names.
 
-import { call, CallError, download, follow, key, setKey } from "./api.js";
+import { blobUrl, call, CallError, download, follow, key, setKey } from "./api.js";
 import { Captions, showCoverage } from "./captions.js";
 import { Chat, citation } from "./chat.js";
 import { watchService } from "./cluster.js";
@@ -142,10 +142,20 @@ async function open() {
   document.title = `${analysis.filename} – Vidray`;
   player.hidden = false;
   byId("no-player").hidden = true;
-  player.src = `${analysis.links.file}/content`;
-  strip.open(player.src);
+  playable(`${analysis.links.file}/content`, signal).then(
+    (url) => strip.open((player.src = url)),
+    (error) => signal.aborted || say(error.message),
+  );
   chat.open(id, signal).catch((error) => signal.aborted || say(error.message));
   await watch(path, analysis, signal);
+}
+
+/** Return where a player finds the video: one cannot send a key, so that with a key the page gets the whole file for it. */
+async function playable(path, signal) {
+  if (!key()) return path;
+  const url = await blobUrl(path, signal);
+  signal.addEventListener("abort", () => URL.revokeObjectURL(url));
+  return url;
 }
 
 /** Follow the analysis, which is as it stood when it was opened, to its end. */
@@ -195,8 +205,16 @@ function showState(path, analysis) {
   const exports = FORMATS.map((format) =>
     el("button", { type: "button", onclick: () => tried(() => download(`${path}/result?format=${format}`, `${analysis.filename}.${format}`)) },
       format.toUpperCase()));
+  const remove = () => confirm("Remove this analysis and its captions? The video stays.") && tried(() => removed(path));
   fill(byId("actions"), ended ? [el("span", {}, "Export:"), ...exports] : act("cancel", "Cancel"),
-    ended && state !== "completed" ? act("retry", "Try failed clips again") : null);
+    ended && state !== "completed" ? act("retry", "Try failed clips again") : null,
+    ended ? el("button", { type: "button", onclick: remove }, "Remove") : null);
+}
+
+async function removed(path) {
+  await call(path, { method: "DELETE" });
+  location.hash = "";
+  await listAnalyses();
 }
 
 function showSummary(summary) {

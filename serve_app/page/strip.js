@@ -29,7 +29,7 @@ export class Strip {
   add(clip) {
     if (this.taken >= MOST || this.element.querySelector(`[data-index="${Number(clip.index)}"]`)) return;
     this.taken += 1;
-    const button = el("button", { type: "button", tabIndex: -1, title: clock(clip.start_s), onclick: () => this.seek(clip.start_s) });
+    const button = el("button", { type: "button", tabIndex: -1, title: `${clock(clip.start_s)} ${clip.text ?? clip.error.message}`, onclick: () => this.seek(clip.start_s) });
     button.dataset.index = clip.index;
     const after = [...this.element.children].find((other) => Number(other.dataset.index) > clip.index);
     this.element.insertBefore(button, after ?? null);

@@ -8,9 +8,9 @@ import pytest
 from tests import videos
 from tests.app.conftest import decode_in_no_time
 from tests.app.served import Served
-from tests.browser import browser, page
+from tests.browser import answers, browser, page
 
-__all__ = ["browser", "page"]
+__all__ = ["answers", "browser", "page"]
 
 THINGS = ("red", "green", "blue", "cyan", "pink", "white")
 

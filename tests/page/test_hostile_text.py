@@ -15,7 +15,7 @@ from deployments.chat.settings import ChatSettings
 from deployments.errors import ClipRejected
 from tests.app.conftest import decode_in_no_time
 from tests.app.served import Served, Services
-from tests.browser import needs_chromium, screenshot
+from tests.browser import needs_chromium, screenshot, sideways
 
 pytestmark = [needs_chromium, pytest.mark.timeout(120)]
 
@@ -110,6 +110,7 @@ def test_no_caption_event_name_chat_or_reason_runs_in_the_page(page: Page, hosti
     page.wait_for_timeout(500)
     assert not hacked(page)
     screenshot(page, "hostile-text")
+    assert sideways(page) <= 0
     page.reload()
     expect(page.locator("#chat .assistant .cite")).to_have_count(CITED)
     assert not hacked(page)

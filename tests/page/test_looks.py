@@ -8,7 +8,7 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, expect
 
 from tests.app.served import Served
-from tests.browser import needs_chromium, screenshot
+from tests.browser import needs_chromium, screenshot, sideways
 from tests.page.test_use import start, upload
 
 pytestmark = [needs_chromium, pytest.mark.timeout(120)]
@@ -24,12 +24,6 @@ def grave_violations(page: Page) -> list[str]:
         for one in found
         if one["impact"] in GRAVE
     ]
-
-
-def sideways(page: Page) -> int:
-    """Return by how many pixels the page is wider than the window."""
-    pixels: int = page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
-    return pixels
 
 
 @pytest.mark.parametrize("width", ["wide", "phone"])

@@ -197,3 +197,40 @@ def test_everything_is_reached_by_the_keyboard(page: Page, served: Served, video
     page.get_by_role("button", name="0:10 – 0:12", exact=True).first.focus()
     page.keyboard.press("Enter")
     assert at_s(page) == pytest.approx(10.0, abs=0.05)
+
+
+def test_an_analysis_is_removed_when_that_is_confirmed(
+    page: Page, answers: list[bool], served: Served, video: Path
+) -> None:
+    analysis = served.analyse(video, clip_duration_s=2)
+    served.ended(analysis)
+    page.goto(f"{served.url}/#{analysis}")
+    answers += [False, True]
+    page.get_by_role("button", name="Remove").click()
+    expect(page.locator("#seen")).to_be_visible()
+    page.get_by_role("button", name="Remove").click()
+    expect(page.locator("#seen")).to_be_hidden()
+    expect(page.locator("#analyses")).to_have_text("None yet.")
+
+
+def test_a_service_that_wants_a_key_is_asked_with_it_also_for_the_video(
+    page: Page, served: Served, video: Path
+) -> None:
+    analysis = served.analyse(video, clip_duration_s=2)
+    served.ended(analysis)
+
+    def guard(route: Route) -> None:
+        if route.request.headers.get("authorization") == "Bearer local analyst":
+            route.continue_()
+        else:
+            route.fulfill(status=401, json={"error": {"code": "unauthorized", "message": "expected an API key"}})
+
+    page.route("**/v1/**", guard)
+    page.goto(f"{served.url}/#{analysis}")
+    expect(page.locator("#told")).to_have_text("expected an API key")
+    page.get_by_label("Key", exact=True).fill("local analyst")
+    page.get_by_role("button", name="Use it").click()
+    expect(page.locator("#captions li")).to_have_count(6)
+    expect(page.locator("#strip canvas")).to_have_count(6)
+    page.get_by_role("button", name="0:04 – 0:06", exact=True).first.click()
+    assert at_s(page) == pytest.approx(4.0, abs=0.05)
