@@ -18,7 +18,7 @@ needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium (De
 SCREENSHOTS = ROOT / "build" / "page"
 """Where screenshots are left to be looked at."""
 
-_FLAGS = ["--no-sandbox", "--disable-dev-shm-usage"]
+FLAGS = ["--no-sandbox", "--disable-dev-shm-usage"]
 """Tests run as root in containers, where Chromium's own sandbox and a large /dev/shm are not to be had."""
 _REFUSED = re.compile(r"Failed to load resource: the server responded with a status of (4\d\d|503)")
 _GONE = re.compile(r"net::ERR_")
@@ -30,7 +30,7 @@ expect.set_options(timeout=_PATIENCE_MS)
 def browser() -> Iterator[Browser]:
     # For each module anew: while Playwright's loop runs in this thread, asyncio.run of other modules' tests would not.
     with sync_playwright() as playwright:
-        launched = playwright.chromium.launch(executable_path=CHROMIUM, args=_FLAGS)
+        launched = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         yield launched
         launched.close()
 

@@ -37,7 +37,7 @@ async function show() {
   const rows = [
     ["Analyses", `${analyses.running} running, ${analyses.queued} queued`],
     ["Longest wait", analyses.oldest_queued_s === null ? "none" : clock(analyses.oldest_queued_s)],
-    ["Clips", `${clips.described_per_s.toFixed(1)} a second, ${clips.in_flight} under way`],
+    ["Clips", `${clips.described_per_s.toFixed(2)} a second, ${clips.in_flight} under way`],
     ...stats.models.map((model) => [model.id, modelWords(model)]),
     ["Runners", replicas(stats.runners)],
     ["Storage", storage.free_bytes === null ? storage.kind : `${bytes(storage.free_bytes)} free`],
