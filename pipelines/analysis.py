@@ -8,34 +8,19 @@ from typing import Any
 
 from obstore.store import ObjectStore
 
-from deployments.contracts import GenerationOptions, ModelInfo
+from deployments.contracts import ModelInfo
 from deployments.errors import OutputConflict
-from deployments.vision.prompts import DEFAULT_PROMPT
 from pipelines.chain import DecodeRun, split_runs
-from pipelines.describe import Clips, DescribeOptions, Describer
+from pipelines.describe import Clips, Describer
 from pipelines.drive import drive
 from pipelines.ledger import Ledger
+from pipelines.options import AnalysisOptions
 from pipelines.outcome import ClipOutcome
-from pipelines.plan import SamplingOptions, plan_clips
+from pipelines.plan import plan_clips
 from pipelines.results import RESULT_FILES, build_result, write_result
 from pipelines.source import Source
 from pipelines.store import exists
-from pipelines.video import ClipPlan, DecoderName
-
-
-@dataclass(frozen=True, slots=True)
-class AnalysisOptions:
-    """What is asked of a video, whatever the video."""
-
-    sampling: SamplingOptions = field(default_factory=SamplingOptions)
-    prompt: str = DEFAULT_PROMPT
-    generation: GenerationOptions = field(default_factory=GenerationOptions)
-    decoder: DecoderName = "pyav"
-    event_kinds: tuple[str, ...] = ()
-
-    def describe_options(self) -> DescribeOptions:
-        """Return what the model is asked about each clip."""
-        return DescribeOptions(self.prompt, self.generation, event_kinds=self.event_kinds)
+from pipelines.video import ClipPlan
 
 
 @dataclass(slots=True)

@@ -24,9 +24,10 @@ from deployments.errors import AppError, InvalidInput, OutputConflict
 from deployments.vision.client import VisionClient, running_model, wait_for_model
 from deployments.vision.prompts import DEFAULT_PROMPT
 from pipelines import command_line as options
-from pipelines.analysis import Analysis, AnalysisOptions, open_analysis, plan_analysis, run_analyses
+from pipelines.analysis import Analysis, open_analysis, plan_analysis, run_analyses
 from pipelines.batch_report import BatchReport
 from pipelines.chain import inspected_sources
+from pipelines.options import AnalysisOptions
 from pipelines.ray_console import quiet_ray_console
 from pipelines.rows import leave_ray
 from pipelines.source import Source

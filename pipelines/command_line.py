@@ -10,8 +10,8 @@ from typer import TyperException
 from deployments.contracts import GenerationOptions
 from deployments.errors import AppError, FrameTooLarge, InvalidInput, InvalidOption, OutputConflict, UnreadableVideo
 from deployments.validation import parse
-from pipelines.analysis import AnalysisOptions
 from pipelines.events import AskedEvents
+from pipelines.options import AnalysisOptions
 from pipelines.plan import SamplingOptions
 
 DONE, FAILED, USAGE, PARTIAL, INTERRUPTED = 0, 1, 2, 3, 130

@@ -3,12 +3,14 @@
 from rich.console import Console
 from rich.progress import (
     BarColumn,
+    DownloadColumn,
     MofNCompleteColumn,
     Progress,
     SpinnerColumn,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
+    TransferSpeedColumn,
 )
 
 
@@ -26,4 +28,20 @@ def clip_progress(console: Console, *, transient: bool) -> Progress:
         console=console,
         disable=not console.is_terminal,
         transient=transient,
+    )
+
+
+def upload_progress(console: Console) -> Progress:
+    """Return a bar that counts bytes, with speed and ETA; it shows nothing where the console is no terminal."""
+    return Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(binary_units=True),
+        TransferSpeedColumn(),
+        TextColumn("ETA"),
+        TimeRemainingColumn(),
+        console=console,
+        disable=not console.is_terminal,
+        transient=True,
     )

@@ -12,12 +12,12 @@ from deployments.vision.catalog import model_info
 from deployments.vision.client import VisionClient, running_model, wait_for_model
 from pipelines.analysis import (
     Analysis,
-    AnalysisOptions,
     finish_analysis,
     open_analysis,
     plan_analysis,
     run_analyses,
 )
+from pipelines.options import AnalysisOptions
 from pipelines.outcome import ClipOutcome
 from pipelines.sandbox import Sandbox
 from pipelines.source import inspect_source

@@ -2,34 +2,34 @@
 
 Exit codes: 0 done; 1 it failed; 2 the command or its input was wrong; 3 done, but some clips have no caption; 130
 stopped by Ctrl-C. `vidray serve` is meant to be stopped so: 0 when it ended in order, 130 when it had to end at once.
+
+Ray is imported by the commands that need it, when they need it: that takes seconds, and what is wrong is told before.
 """
 
 import json
-import signal
 import sys
-import threading
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from deployments.errors import InvalidOption
 from deployments.vision.prompts import DEFAULT_PROMPT
 from pipelines import command_line as options
-from serve_app.analyze import AnalyzeRequest, analyze_video
-from serve_app.cluster_app import drain_gateways, local_app
-from serve_app.config import default_config_path, load_config
-from serve_app.service_commands import add_to
+from pipelines.options import AnalysisOptions
+from serve_app import service_commands
+from serve_app.doctor import doctor
+from serve_app.jobs import submit
+from serve_app.remote_analysis import RemoteRequest, analyze_remotely
 from serve_app.terminal import TerminalWatcher, print_timeline
 
 app = typer.Typer(
     name="vidray",
     help="Self-hosted video understanding on Ray: a video in, a captioned timeline out.",
+    epilog="Exit codes: 0 done, 1 failed, 2 wrong command or input, 3 done but for some clips, 130 stopped by Ctrl-C.",
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-
-DRAIN_S = 20.0
-"""How long `vidray serve` waits for requests in flight when it is stopped."""
 
 ConfigOption = Annotated[Path | None, typer.Option("--config", help="Serve config file [default: ./serve_config.yaml]")]
 
@@ -59,18 +59,18 @@ def analyze(
     address: Annotated[
         str | None, typer.Option(help="a running Ray cluster [default: a local one, started here]")
     ] = None,
+    server: Annotated[str | None, typer.Option(help="a running service to send the video to, over HTTP")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print result.json instead of the timeline")] = False,
 ) -> None:
     """Describe a video clip by clip. The same command run again goes on where the last one stopped."""
     asked = options.analysis_options(context.params)
     target = out if out is not None else f"out/{Path(video).stem}"
-    request = AnalyzeRequest(video, target, asked, config or default_config_path(), model, address)
-    try:
-        with TerminalWatcher() as watcher:
-            result = analyze_video(request, watcher)
-    except KeyboardInterrupt:
-        sys.stderr.write(f"stopped; what is described so far is kept in {target}: run the same command to go on\n")
-        raise typer.Exit(options.INTERRUPTED) from None
+    if server is not None and (address is not None or config is not None):
+        raise InvalidOption("expected --server alone, got --address or --config, which are of this machine's own Ray")
+    if server is not None:
+        result = analyze_remotely(RemoteRequest(server, Path(video), Path(target), asked, model))
+    else:
+        result = _analyze_here(video, target, asked, model, config, address)
     if as_json:
         sys.stdout.write(json.dumps(result, ensure_ascii=False, indent=1) + "\n")
     else:
@@ -78,14 +78,33 @@ def analyze(
     raise typer.Exit({"completed": options.DONE, "partial": options.PARTIAL}.get(result["status"], options.FAILED))
 
 
+def _analyze_here(
+    video: str,
+    target: str,
+    asked: AnalysisOptions,
+    model: str | None,
+    config: Path | None,
+    address: str | None,
+) -> dict[str, Any]:
+    try:
+        with TerminalWatcher() as watcher:
+            from serve_app.analyze import AnalyzeRequest, analyze_video
+            from serve_app.config import default_config_path
+
+            request = AnalyzeRequest(video, target, asked, config or default_config_path(), model, address)
+            return analyze_video(request, watcher)
+    except KeyboardInterrupt:
+        sys.stderr.write(f"stopped; what is described so far is kept in {target}: run the same command to go on\n")
+        raise typer.Exit(options.INTERRUPTED) from None
+
+
 @app.command()
 def serve(config: ConfigOption = None) -> None:
     """Start a local Ray with the HTTP app and keep it running until Ctrl-C."""
-    path = config or default_config_path()
-    content, args = load_config(path)
-    sys.stderr.write(f"starting Ray and the app of {path} (models: {', '.join(args.models)})\n")
+    from serve_app.serving import DRAIN_S, serve_until_stopped
+
     try:
-        left = _serve_until_stopped(content)
+        left = serve_until_stopped(config)
     except (KeyboardInterrupt, SystemExit):  # the latter is what Ray makes of a SIGTERM while it starts
         sys.stderr.write("stopped at once: what was in flight is cut off, analyses go on at the next start\n")
         raise typer.Exit(options.INTERRUPTED) from None
@@ -93,30 +112,9 @@ def serve(config: ConfigOption = None) -> None:
     sys.stderr.write(f"stopped{cut}\n")
 
 
-def _serve_until_stopped(content: dict[str, Any]) -> int:
-    """Return how many requests did not end in time; a second signal raises KeyboardInterrupt wherever it finds us."""
-    stop = threading.Event()
-
-    def stop_or_hurry(*_: object) -> None:
-        if stop.is_set():
-            raise KeyboardInterrupt
-        stop.set()
-
-    with local_app(content, http=True) as running:
-        for one in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            signal.signal(one, stop_or_hurry)
-        sys.stdout.write(f"API            {running.api_url}  (docs at {running.api_url}/docs)\n")
-        sys.stdout.write(
-            f"Ray dashboard  {running.dashboard_url}  (`ray get-auth-token` prints the token it asks for)\n"
-        )
-        sys.stdout.write(f"Ray            {running.ray_address}  (for `vidray analyze --address`)\n")
-        sys.stdout.flush()
-        stop.wait()
-        sys.stderr.write("stopping: requests in flight end first; Ctrl-C again stops at once\n")
-        return drain_gateways(DRAIN_S)
-
-
-add_to(app)
+app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(submit)
+service_commands.add_to(app)
+app.command()(doctor)
 
 
 def main() -> None:

@@ -9,8 +9,8 @@ import typer
 from deployments.errors import OutputConflict
 from deployments.vision.demo.sample import write_sample
 from pipelines import command_line as options
-from pipelines.analysis import AnalysisOptions
 from pipelines.exports import clock
+from pipelines.options import AnalysisOptions
 from serve_app.analyze import AnalyzeRequest, analyze_video
 from serve_app.config import default_config_path
 from serve_app.terminal import TerminalWatcher, print_timeline

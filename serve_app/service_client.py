@@ -1,11 +1,13 @@
 """A running Vidray service as its commands speak to it: calls, and streams that go on where they were cut."""
 
 import json
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Self
+from urllib.parse import quote
 
 import httpx2
 
@@ -17,6 +19,20 @@ _QUIET_S = 60.0
 _AGAIN_S = 1.0
 _PATIENCE_S = 120.0
 """How long a service that has answered before may be gone, as while it is started again."""
+
+
+KEY_VARIABLE = "VIDRAY_API_KEY"
+"""The environment variable of the key; an option would show it to whoever lists processes."""
+
+
+def service_at(url: str) -> "ServiceClient":
+    """Return a client with the key of the environment. Raises InvalidInput."""
+    return ServiceClient(url, os.environ.get(KEY_VARIABLE))
+
+
+def analysis_path(analysis: str) -> str:
+    """Return where an analysis is, whatever its id holds."""
+    return f"/v1/analyses/{quote(analysis, safe='')}"
 
 
 class ServiceClient:
@@ -45,9 +61,16 @@ class ServiceClient:
         with self._called("GET", path, params=params) as response:
             return self._json(response.read())
 
-    def post(self, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+    def post(
+        self,
+        path: str,
+        body: dict[str, Any] | None = None,
+        *,
+        files: dict[str, tuple[str, bytes]] | None = None,
+        headers: dict[str, str] | None = None,
+    ) -> dict[str, Any]:
         """Return a JSON answer. Raises NotFound, InvalidInput, ServiceFailed."""
-        with self._called("POST", path, json=body) as response:
+        with self._called("POST", path, json=body, files=files, headers=headers) as response:
             return self._json(response.read())
 
     def text(self, path: str, **params: str | int) -> str:
@@ -127,4 +150,5 @@ def _refused(response: httpx2.Response) -> AppError:
         message = f"expected an answer of a Vidray service, got HTTP {response.status_code}"
     if response.status_code == httpx2.codes.NOT_FOUND:
         return NotFound(message)
-    return InvalidInput(message) if response.is_client_error else ServiceFailed(message)
+    may_pass = response.is_server_error or response.status_code == httpx2.codes.TOO_MANY_REQUESTS
+    return ServiceFailed(message) if may_pass else InvalidInput(message)

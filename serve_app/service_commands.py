@@ -1,24 +1,20 @@
 """The commands that speak to a running service: what it has, how far it is, what came of it, and questions about it."""
 
 import json
-import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
-from urllib.parse import quote
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from deployments.errors import InvalidInput
 from pipelines import command_line as options
 from pipelines.exports import clock
-from serve_app.service_client import ServiceClient
-from serve_app.terminal import EventWatcher, plain, print_timeline
-
-KEY_VARIABLE = "VIDRAY_API_KEY"
-"""The environment variable of the key; an option would show it to whoever lists processes."""
+from serve_app.local_file import write_whole
+from serve_app.service_client import ServiceClient, analysis_path, service_at
+from serve_app.terminal import plain, print_timeline
+from serve_app.watching import watched
 
 ServerOption = Annotated[
     str, typer.Option("--server", envvar="VIDRAY_SERVER", help="address of the service", show_default=True)
@@ -31,7 +27,7 @@ _ENDED = {"completed": options.DONE, "partial": options.PARTIAL}
 
 def models(server: ServerOption = LOCAL_SERVICE, as_json: JsonOption = False) -> None:
     """List the models of a service and their state."""
-    with _service(server) as service:
+    with service_at(server) as service:
         answer = service.get("/v1/models")
     if as_json:
         _print_json(answer)
@@ -51,31 +47,19 @@ def status(
     server: ServerOption = LOCAL_SERVICE,
     as_json: JsonOption = False,
 ) -> None:
-    """Show how a service stands and its latest analyses, or one analysis."""
-    with _service(server) as service:
+    """Show how a service stands, or one analysis."""
+    with service_at(server) as service:
         if analysis is None:
             _show_service(service, as_json)
         else:
-            _show_analysis(service.get(_path(analysis)), as_json)
+            _show_analysis(service.get(analysis_path(analysis)), as_json)
 
 
 def watch(analysis: AnalysisArgument, server: ServerOption = LOCAL_SERVICE, as_json: JsonOption = False) -> None:
-    """Show captions as they come until the analysis is done, then the timeline."""
-    here = _path(analysis)
-    with _service(server) as service:
-        try:
-            with EventWatcher() as watcher:
-                watcher.progress(service.get(here))
-                for kind, event in service.events(f"{here}/events"):
-                    watcher.event(kind, event)
-                    if kind == "progress":
-                        watcher.progress(service.get(here))
-        except KeyboardInterrupt:
-            sys.stderr.write(
-                f"stopped watching; the analysis goes on: `vidray watch {plain(analysis)}` comes back to it\n"
-            )
-            raise typer.Exit(options.INTERRUPTED) from None
-        result = service.get(f"{here}/result")
+    """Show captions as they come, then the timeline."""
+    with service_at(server) as service:
+        watched(service, analysis, again=f"`vidray watch {analysis}` comes back to it")
+        result = service.get(f"{analysis_path(analysis)}/result")
     if as_json:
         _print_json(result)
     else:
@@ -89,18 +73,13 @@ def export(
     out: Annotated[Path | None, typer.Option(help="the file to write [default: standard output]")] = None,
     server: ServerOption = LOCAL_SERVICE,
 ) -> None:
-    """Write the result of an analysis that is done as JSON, subtitles, a table or a page."""
-    with _service(server) as service:
-        text = service.text(f"{_path(analysis)}/result", format=form)
+    """Write a result as JSON, subtitles, a table or a page."""
+    with service_at(server) as service:
+        text = service.text(f"{analysis_path(analysis)}/result", format=form)
     if out is None:
         sys.stdout.write(text)
         return
-    part = out.with_name(f"{out.name}.part")
-    try:
-        part.write_text(text, encoding="utf-8", newline="")
-        part.replace(out)
-    except OSError as error:
-        raise InvalidInput(f"expected a file that can be written, got {out}: {error.strerror}") from error
+    write_whole(out, text)
 
 
 def chat(
@@ -110,11 +89,11 @@ def chat(
     server: ServerOption = LOCAL_SERVICE,
     as_json: JsonOption = False,
 ) -> None:
-    """Ask about an analysed video; the answer names the clips that it rests on."""
+    """Ask about an analysed video. The answer names the clips that it rests on."""
     body: dict[str, Any] = {"analysis_id": analysis, "messages": [{"role": "user", "content": question}]}
     if model is not None:
         body["model"] = model
-    with _service(server) as service:
+    with service_at(server) as service:
         if as_json:
             _print_json(service.post("/v1/chat/completions", body))
             return
@@ -132,18 +111,26 @@ def chat(
         sys.stderr.write(f"not in the video: {plain(', '.join(unsupported))}\n")
 
 
+def cancel(analysis: AnalysisArgument, server: ServerOption = LOCAL_SERVICE, as_json: JsonOption = False) -> None:
+    """End an analysis. What is described so far stays, and `retry` has the rest described."""
+    _told_to(analysis, "cancel", server, as_json)
+
+
+def retry(analysis: AnalysisArgument, server: ServerOption = LOCAL_SERVICE, as_json: JsonOption = False) -> None:
+    """Have the failed clips of an analysis described after all."""
+    _told_to(analysis, "retry", server, as_json)
+
+
 def add_to(app: typer.Typer) -> None:
     """Add the commands to the app."""
-    for command in (models, status, watch, export, chat):
+    for command in (models, status, watch, cancel, retry, export, chat):
         app.command()(command)
 
 
-def _path(analysis: str) -> str:
-    return f"/v1/analyses/{quote(analysis, safe='')}"
-
-
-def _service(url: str) -> ServiceClient:
-    return ServiceClient(url, os.environ.get(KEY_VARIABLE))
+def _told_to(analysis: str, act: str, server: str, as_json: bool) -> None:
+    with service_at(server) as service:
+        service.post(f"{analysis_path(analysis)}/{act}")
+        _show_analysis(service.get(analysis_path(analysis)), as_json)
 
 
 def _show_service(service: ServiceClient, as_json: bool) -> None:

@@ -4,15 +4,18 @@ import re
 import sys
 from collections.abc import Mapping
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from rich.console import Console
 from rich.markup import escape
 
-from pipelines.analysis import Analysis
 from pipelines.exports import clock, event_line
 from pipelines.outcome import ClipOutcome
-from pipelines.progress_bar import clip_progress
+from pipelines.progress_bar import clip_progress, upload_progress
+
+if TYPE_CHECKING:
+    # It brings Ray, whose import takes seconds: the bar is there before that.
+    from pipelines.analysis import Analysis
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
@@ -54,13 +57,34 @@ class _Bar:
             self._progress.console.print(markup)
 
 
+class UploadBar:
+    """Shows how much of a file has arrived, how fast, and the ETA; silent where standard error is no terminal."""
+
+    def __init__(self, name: str) -> None:
+        console = Console(stderr=True, highlight=False)
+        self._progress = upload_progress(console)
+        self._task = self._progress.add_task(f"sending {_quoted(name)}", total=None)
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._progress.stop()
+
+    def arrived(self, sent_bytes: int, size_bytes: int) -> None:
+        self._progress.update(self._task, completed=sent_bytes, total=size_bytes)
+
+
 class TerminalWatcher(_Bar):
     """Shows the stage, a bar with ETA, and each caption as it comes."""
 
     def stage(self, text: str) -> None:
         self._progress.update(self._task, description=_quoted(text))
 
-    def planned(self, analysis: Analysis) -> None:
+    def planned(self, analysis: "Analysis") -> None:
         self._say(
             f"[dim]analysis {analysis.analysis_id}: {len(analysis.clips)} clips, {analysis.reused} already done[/]"
         )
@@ -68,7 +92,7 @@ class TerminalWatcher(_Bar):
             self._say(f"[yellow]{_quoted(analysis.model.notice)}[/]")
         self._progress.update(self._task, total=len(analysis.clips), completed=analysis.reused)
 
-    def outcome(self, analysis: Analysis, outcome: ClipOutcome) -> None:
+    def outcome(self, analysis: "Analysis", outcome: ClipOutcome) -> None:
         self._clip(outcome.as_json())
         self._progress.update(self._task, completed=len(analysis.outcomes))
 

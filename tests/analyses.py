@@ -9,7 +9,8 @@ from deployments.contracts import ModelInfo
 from deployments.settings import VisionSettings
 from deployments.vision.catalog import model_info
 from deployments.vision.client import VisionClient, wait_for_model
-from pipelines.analysis import Analysis, AnalysisOptions, open_analysis, plan_analysis, run_analyses
+from pipelines.analysis import Analysis, open_analysis, plan_analysis, run_analyses
+from pipelines.options import AnalysisOptions
 from pipelines.outcome import ClipOutcome
 from pipelines.plan import SamplingOptions
 from pipelines.sandbox import Sandbox

@@ -69,6 +69,8 @@ WITHOUT_RAY = (
     "deployments/vision/deployment.py",
     "deployments/vision/qwen/",
     "pipelines/plan.py",
+    "pipelines/options.py",
+    "pipelines/command_line.py",
     "pipelines/video.py",
     "pipelines/events.py",
     "pipelines/outcome.py",

@@ -1,0 +1,108 @@
+"""`vidray submit`: hand the batch job to a Ray cluster, as `ray job submit` does, and show what it says."""
+
+import asyncio
+import ipaddress
+import json
+import os
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+from urllib.parse import urlsplit
+
+import typer
+
+from deployments.errors import ServiceFailed
+from pipelines import command_line as options
+
+if TYPE_CHECKING:
+    from ray.job_submission import JobSubmissionClient
+
+LOCAL_DASHBOARD = "http://127.0.0.1:8265"
+_TOKEN_FILE = Path("~/.ray/auth_token")
+"""Where Ray keeps the token of the clusters that it starts on this machine."""
+
+
+def submit(
+    context: typer.Context,
+    address: Annotated[
+        str, typer.Option(envvar="RAY_API_SERVER_ADDRESS", help="the cluster's dashboard")
+    ] = LOCAL_DASHBOARD,
+    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="show the job's output until it ends")] = True,
+    as_json: Annotated[bool, typer.Option("--json", help="print the job's id and how it ended as JSON")] = False,
+) -> None:
+    """Describe many videos as a job of a Ray cluster.
+
+    `--input 'GLOB' --output DIRECTORY` say which and where to; every other option is that of `python -m
+    pipelines.batch`, checked here before anything is sent; `vidray submit -- --help` lists them. The same job submitted
+    again goes on where the last one stopped.
+    """
+    arguments = _checked(context.args)
+    if _TOKEN_FILE.expanduser().exists():
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+    client = _client(address)
+    entrypoint = shlex.join([_python_at(address), "-m", "pipelines.batch", *arguments])
+    try:
+        job = client.submit_job(entrypoint=entrypoint)
+    except RuntimeError as error:
+        raise ServiceFailed(f"expected the cluster at {address} to take a job, got {_first_line(error)}") from error
+    sys.stderr.write(f"job {job}: `ray job logs --follow {job}` shows it, `ray job stop {job}` ends it\n")
+    if not wait:
+        _told(job, None, as_json)
+        return
+    try:
+        asyncio.run(_follow(client, job, quiet=as_json))
+    except KeyboardInterrupt:
+        sys.stderr.write(f"stopped watching; the job goes on: {job}\n")
+        raise typer.Exit(options.INTERRUPTED) from None
+    details = client.get_job_info(job)
+    _told(job, str(details.status), as_json)
+    code = options.DONE if details.status == "SUCCEEDED" else (details.driver_exit_code or options.FAILED)
+    raise typer.Exit(code)
+
+
+def _checked(arguments: list[str]) -> list[str]:
+    """Return the arguments of the job, refused here if the job would refuse them. Raises AppError, TyperException."""
+    from pipelines.batch import command
+
+    with typer.main.get_command(command).make_context("vidray submit", list(arguments)) as context:
+        options.analysis_options(context.params)
+    return arguments
+
+
+def _client(address: str) -> "JobSubmissionClient":
+    from ray.job_submission import JobSubmissionClient
+
+    try:
+        return JobSubmissionClient(address)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise ServiceFailed(
+            f"expected a Ray cluster's dashboard at {address}, got {_first_line(error)}; `vidray serve` prints its own"
+        ) from error
+
+
+def _python_at(address: str) -> str:
+    """Return the interpreter of the job: this one on this machine, elsewhere the one that the cluster calls python."""
+    host = urlsplit(address).hostname or ""
+    try:
+        here = ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        here = host == "localhost"
+    return sys.executable if here else "python"
+
+
+async def _follow(client: "JobSubmissionClient", job: str, *, quiet: bool) -> None:
+    async for lines in client.tail_job_logs(job):
+        (sys.stderr if quiet else sys.stdout).write(lines)
+        sys.stdout.flush()
+
+
+def _told(job: str, status: str | None, as_json: bool) -> None:
+    if as_json:
+        sys.stdout.write(json.dumps({"job": job, "status": status}) + "\n")
+    elif status is None:
+        sys.stdout.write(f"{job}\n")
+
+
+def _first_line(error: Exception) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -1,0 +1,79 @@
+"""Analyse a video of this machine at a service elsewhere: send it, ask, watch, and bring the result home."""
+
+import hashlib
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from deployments.errors import InvalidInput
+from pipelines import command_line as options
+from pipelines.options import AnalysisOptions
+from serve_app.local_file import write_whole
+from serve_app.resumable_upload import send
+from serve_app.service_client import analysis_path, service_at
+from serve_app.terminal import UploadBar
+from serve_app.watching import watched
+
+NOTES = "upload.json"
+_TO_TRY_AGAIN = ("partial", "failed", "cancelled")
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteRequest:
+    """`out` is a directory; `model` None means the service's default."""
+
+    server: str
+    video: Path
+    out: Path
+    options: AnalysisOptions
+    model: str | None = None
+
+
+def analyze_remotely(request: RemoteRequest) -> dict[str, Any]:
+    """Return the content of result.json, which then lies in `request.out` beside timeline.md. Raises AppError.
+
+    The same request again goes on with the same upload and the same analysis. Ctrl-C stops the upload, or the watching.
+    """
+    if not request.video.is_file():
+        raise InvalidInput(f"expected a video file, got no such file: {request.video}")
+    with service_at(request.server) as service:
+        try:
+            with UploadBar(request.video.name) as bar:
+                file_id = send(service, request.video, request.out / NOTES, bar.arrived)
+        except KeyboardInterrupt:
+            sys.stderr.write("stopped; what has arrived is kept: run the same command to go on\n")
+            raise typer.Exit(options.INTERRUPTED) from None
+        body = _body(request, file_id)
+        begun = service.post("/v1/analyses", body, headers={"Idempotency-Key": _same_for(body)})
+        analysis, path = begun["id"], analysis_path(begun["id"])
+        if begun["state"] in _TO_TRY_AGAIN:
+            service.post(f"{path}/retry")
+        watched(service, analysis, again=f"the same command comes back to it, `vidray cancel {analysis}` ends it")
+        result = service.get(f"{path}/result")
+        write_whole(request.out / "result.json", json.dumps(result, ensure_ascii=False, indent=1) + "\n")
+        write_whole(request.out / "timeline.md", service.text(f"{path}/result", format="md"))
+    return result
+
+
+def _body(request: RemoteRequest, file_id: str) -> dict[str, Any]:
+    """Return the request as the service takes it: what is not asked for is left to its defaults."""
+    asked = request.options
+    body: dict[str, Any] = {
+        "file_id": file_id,
+        "model": request.model,
+        "prompt": asked.prompt,
+        "decoder": asked.decoder,
+        "events": list(asked.event_kinds),
+        **asked.sampling.model_dump(mode="json"),
+        **asked.generation.model_dump(mode="json"),
+    }
+    return {name: value for name, value in body.items() if value is not None}
+
+
+def _same_for(body: dict[str, Any]) -> str:
+    """Return a key that is the same for the same question about the same file."""
+    return f"vidray-{hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()[:32]}"

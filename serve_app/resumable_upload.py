@@ -1,0 +1,115 @@
+"""Send a file to a service in parts; sent again, after whatever stopped it, it goes on behind what has arrived."""
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from deployments.errors import InvalidInput, NotFound, ServiceFailed
+from serve_app.local_file import write_whole
+from serve_app.service_client import ServiceClient
+
+PART_BYTES = 4 * 2**20
+"""Small enough to cost the service little memory, and a cut little time."""
+_TRIES = 8
+_LONGEST_PAUSE_S = 15.0
+
+
+@dataclass(slots=True)
+class _Notes:
+    """What is known of a file's way to a service: written after each part, so that a kill costs the one under way."""
+
+    server: str
+    size_bytes: int
+    changed_ns: int
+    upload_id: str | None = None
+    part_ids: list[str] = field(default_factory=list)
+    file_id: str | None = None
+
+
+def send(service: ServiceClient, video: Path, notes: Path, tell: Callable[[int, int], None]) -> str:
+    """Return the id of the stored file; `tell` hears the bytes that have arrived and how many there are.
+
+    `notes` is the file in which an interrupted upload is remembered. Raises InvalidInput, ServiceFailed.
+    """
+    try:
+        known = video.stat()
+        with video.open("rb") as content:
+            here = _Notes(service.url, known.st_size, known.st_mtime_ns)
+            earlier = _read(notes)
+            if earlier is not None and (earlier.server, earlier.size_bytes, earlier.changed_ns) == (
+                here.server,
+                here.size_bytes,
+                here.changed_ns,
+            ):
+                here = earlier
+            if here.file_id is not None and _there(service, f"/v1/files/{here.file_id}"):
+                return here.file_id
+            if (file_id := _go_on(service, here, video.name)) is not None:
+                return file_id
+            while (sent := len(here.part_ids) * PART_BYTES) < here.size_bytes:
+                tell(sent, here.size_bytes)
+                content.seek(sent)
+                part = content.read(PART_BYTES)
+                files = {"data": ("part", part)}
+                path = f"/v1/uploads/{here.upload_id}/parts"
+                here.part_ids.append(_patiently(lambda: service.post(path, files=files))["id"])  # noqa: B023
+                _write(notes, here)
+            tell(here.size_bytes, here.size_bytes)
+            done = _patiently(
+                lambda: service.post(f"/v1/uploads/{here.upload_id}/complete", {"part_ids": here.part_ids})
+            )
+    except OSError as error:
+        raise InvalidInput(f"expected a video file, got {video}: {error.strerror}") from error
+    here.file_id = done["file"]["id"]
+    _write(notes, here)
+    return str(here.file_id)
+
+
+def _go_on(service: ServiceClient, here: _Notes, name: str) -> str | None:
+    """Find the parts of an upload that is still open, or begin one; return the file where that was all."""
+    if here.upload_id is not None and _there(service, path := f"/v1/uploads/{here.upload_id}"):
+        upload = service.get(path)
+        arrived = {part["id"] for part in upload["parts"]}
+        if upload["status"] == "completed":
+            return str(upload["file"]["id"])
+        if upload["status"] == "pending" and arrived.issuperset(here.part_ids):
+            return None
+    begun = _patiently(lambda: service.post("/v1/uploads", {"filename": name, "bytes": here.size_bytes}))
+    here.upload_id, here.part_ids, here.file_id = begun["id"], [], None
+    return None
+
+
+def _there(service: ServiceClient, path: str) -> bool:
+    try:
+        service.get(path)
+    except NotFound:
+        return False
+    return True
+
+
+def _patiently(call: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """Call again while the service does not answer or has no room."""
+    for tries in range(1, _TRIES + 1):
+        try:
+            return call()
+        except ServiceFailed:
+            if tries == _TRIES:
+                raise
+            time.sleep(min(0.5 * 2**tries, _LONGEST_PAUSE_S))
+    raise AssertionError("the last try returns or raises")
+
+
+def _read(path: Path) -> _Notes | None:
+    try:
+        return _Notes(**json.loads(path.read_text()))
+    except FileNotFoundError:
+        return None
+    except (ValueError, TypeError) as error:
+        raise InvalidInput(f"expected notes of an upload, got something else: remove {path}") from error
+
+
+def _write(path: Path, notes: _Notes) -> None:
+    write_whole(path, json.dumps(asdict(notes)) + "\n")

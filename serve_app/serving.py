@@ -1,0 +1,41 @@
+"""`vidray serve`: Ray and the app, from the start to a stop in order."""
+
+import signal
+import sys
+import threading
+from pathlib import Path
+
+from serve_app.cluster_app import drain_gateways, local_app
+from serve_app.config import default_config_path, load_config
+
+DRAIN_S = 20.0
+"""How long requests in flight are waited for when the service is stopped."""
+
+
+def serve_until_stopped(config: Path | None) -> int:
+    """Return how many requests did not end in time; a second signal raises KeyboardInterrupt wherever it finds us.
+
+    Raises InvalidConfig, ReplicaLost.
+    """
+    path = config or default_config_path()
+    content, args = load_config(path)
+    sys.stderr.write(f"starting Ray and the app of {path} (models: {', '.join(args.models)})\n")
+    stop = threading.Event()
+
+    def stop_or_hurry(*_: object) -> None:
+        if stop.is_set():
+            raise KeyboardInterrupt
+        stop.set()
+
+    with local_app(content, http=True) as running:
+        for one in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(one, stop_or_hurry)
+        sys.stdout.write(f"API            {running.api_url}  (docs at {running.api_url}/docs)\n")
+        sys.stdout.write(
+            f"Ray dashboard  {running.dashboard_url}  (`ray get-auth-token` prints the token it asks for)\n"
+        )
+        sys.stdout.write(f"Ray            {running.ray_address}  (for `vidray analyze --address`)\n")
+        sys.stdout.flush()
+        stop.wait()
+        sys.stderr.write("stopping: requests in flight end first; Ctrl-C again stops at once\n")
+        return drain_gateways(DRAIN_S)

@@ -1,0 +1,211 @@
+"""`vidray analyze --server`: a video of this machine, described elsewhere, over any number of interruptions."""
+
+import contextlib
+import json
+import os
+import signal
+import struct
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from deployments.errors import ServiceFailed
+from pipelines.command_line import DONE, FAILED, INTERRUPTED, PARTIAL, USAGE
+from serve_app import resumable_upload
+from serve_app.resumable_upload import send
+from serve_app.service_client import ServiceClient
+from tests import videos
+from tests.app.served import Served
+from tests.ray_cluster import free_port, vidray
+
+pytestmark = [pytest.mark.timeout(120), pytest.mark.usefixtures("decoded_in_no_time")]
+ENVIRONMENT = os.environ | {"NO_COLOR": "1", "COLUMNS": "200"}
+FREE_BYTES = 60_000
+Analyze = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture
+def service(tmp_path: Path) -> Iterator[Served]:
+    made = Served(tmp_path / "service")
+    yield made
+    made.stop()
+
+
+@pytest.fixture
+def film(tmp_path: Path) -> Path:
+    """Six seconds in 60,000 bytes and more, most of them a box that players skip."""
+    path = videos.write_video(tmp_path / "film.mp4", frames=150)
+    with path.open("ab") as content:
+        content.write(struct.pack(">I4s", FREE_BYTES, b"free") + bytes(FREE_BYTES - 8))
+    return path
+
+
+def command(service: Served, film: Path, *arguments: str) -> list[str]:
+    return vidray(
+        "analyze", str(film), "--server", service.url, "--out", str(film.parent / "out"), "--clip-duration-s", "2",
+        *arguments,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def analyze(service: Served, film: Path) -> Analyze:
+    def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
+        asked = command(service, film, *arguments)
+        return subprocess.run(asked, env=ENVIRONMENT, capture_output=True, text=True, timeout=60, check=False)
+
+    return run
+
+
+def analyses(service: Served) -> list[str]:
+    answer = httpx2.get(f"{service.url}/v1/analyses").raise_for_status()
+    return [one["id"] for one in answer.json()["data"]]
+
+
+@pytest.fixture
+def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resumable_upload, "PART_BYTES", 20_000)
+    monkeypatch.setattr(resumable_upload, "_LONGEST_PAUSE_S", 0.01)
+
+
+def test_a_video_is_sent_described_and_its_result_brought_home(service: Served, film: Path, analyze: Analyze) -> None:
+    done = analyze()
+    assert (done.returncode, done.stderr) == (DONE, "")
+    assert "  00:00 – 00:02  0\n  00:02 – 00:04  2\n  00:04 – 00:06  4\n" in done.stdout
+    out = film.parent / "out"
+    kept = json.loads((out / "result.json").read_text())
+    assert [clip["text"] for clip in kept["clips"]] == ["0", "2", "4"]
+    assert (out / "timeline.md").read_text().startswith("# film.mp4")
+    again = analyze("--json")
+    assert again.returncode == DONE
+    assert json.loads(again.stdout) == kept
+    assert len(analyses(service)) == 1, "the same question about the same file is the same analysis"
+    assert len(httpx2.get(f"{service.url}/v1/files").json()["data"]) == 1
+    analyze("--prompt", "Why?")
+    assert len(analyses(service)) == 2
+
+
+def test_ctrl_c_leaves_the_analysis_and_the_same_command_comes_back(
+    service: Served, film: Path, analyze: Analyze
+) -> None:
+    service.hold()
+    running = subprocess.Popen(
+        command(service, film),
+        env=ENVIRONMENT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    try:
+        while not (there := analyses(service)):
+            time.sleep(0.05)
+        time.sleep(0.5)
+        running.send_signal(signal.SIGINT)
+        out, err = running.communicate(timeout=20)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            running.kill()
+    assert (running.returncode, out) == (INTERRUPTED, "")
+    assert err == (
+        "stopped watching; the analysis goes on: the same command comes back to it, "
+        f"`vidray cancel {there[0]}` ends it\n"
+    )
+    service.let(3)
+    assert analyze().returncode == DONE
+    assert analyses(service) == there
+
+
+def test_clips_that_failed_are_tried_again_by_the_same_command(service: Served, analyze: Analyze) -> None:
+    service.services.model.bad = {2.0}
+    assert analyze().returncode == PARTIAL
+    service.services.model.bad = set()
+    done = analyze()
+    assert done.returncode == DONE
+    assert "  00:02 – 00:04  2\n" in done.stdout
+    assert len(analyses(service)) == 1
+
+
+@pytest.mark.usefixtures("small_parts")
+def test_a_cut_upload_sends_only_what_is_missing(service: Served, film: Path, tmp_path: Path) -> None:
+    notes, arrived = tmp_path / "out" / "upload.json", []
+
+    def cut(sent_bytes: int, size_bytes: int) -> None:
+        arrived.append(sent_bytes)
+        if len(arrived) == 3:
+            raise KeyboardInterrupt
+
+    with ServiceClient(service.url) as client:
+        with pytest.raises(KeyboardInterrupt):
+            send(client, film, notes, cut)
+        told: list[int] = []
+        file_id = send(client, film, notes, lambda sent_bytes, size_bytes: told.append(sent_bytes))
+        assert arrived == [0, 20_000, 40_000]
+        assert told[0] == 40_000
+        assert told[-1] == film.stat().st_size
+        content = httpx2.get(f"{service.url}/v1/files/{file_id}/content").content
+        assert content == film.read_bytes()
+        told.clear()
+        assert send(client, film, notes, lambda sent_bytes, size_bytes: told.append(sent_bytes)) == file_id
+        assert told == [], "it is there"
+
+
+@pytest.mark.usefixtures("small_parts")
+def test_a_file_that_changed_or_an_upload_that_is_gone_begins_anew(service: Served, film: Path, tmp_path: Path) -> None:
+    notes = tmp_path / "upload.json"
+
+    def cut(sent_bytes: int, size_bytes: int) -> None:
+        if sent_bytes:
+            raise KeyboardInterrupt
+
+    told: list[int] = []
+    with ServiceClient(service.url) as client:
+        with pytest.raises(KeyboardInterrupt):
+            send(client, film, notes, cut)
+        film.write_bytes(film.read_bytes() + b"\0" * 8)
+        with pytest.raises(KeyboardInterrupt):
+            send(client, film, notes, lambda sent, size: (told.append(sent), cut(sent, size))[1])
+        assert told[0] == 0, "the file is another one"
+        upload = json.loads(notes.read_text())["upload_id"]
+        client.post(f"/v1/uploads/{upload}/cancel")
+        told.clear()
+        file_id = send(client, film, notes, lambda sent, size: told.append(sent))
+        assert told[0] == 0, "the upload was cancelled"
+        assert httpx2.get(f"{service.url}/v1/files/{file_id}/content").content == film.read_bytes()
+
+
+@pytest.mark.usefixtures("small_parts")
+def test_a_service_that_is_gone_for_a_moment_costs_the_part_under_way(
+    service: Served, film: Path, tmp_path: Path
+) -> None:
+    def restart(sent_bytes: int, size_bytes: int) -> None:
+        if sent_bytes == 40_000:
+            service.stop()
+            service.start()
+
+    with ServiceClient(service.url) as client:
+        file_id = send(client, film, tmp_path / "upload.json", restart)
+    assert httpx2.get(f"{service.url}/v1/files/{file_id}/content").content == film.read_bytes()
+
+
+@pytest.mark.usefixtures("small_parts")
+def test_a_service_that_stays_away_is_given_up(film: Path, tmp_path: Path) -> None:
+    with ServiceClient(f"http://127.0.0.1:{free_port()}") as client, pytest.raises(ServiceFailed, match="ConnectError"):
+        send(client, film, tmp_path / "upload.json", lambda sent, size: None)
+
+
+def test_what_cannot_be_sent_is_one_line(service: Served, film: Path, analyze: Analyze, tmp_path: Path) -> None:
+    told = analyze("--address", "auto")
+    assert (told.returncode, told.stdout) == (USAGE, "")
+    assert told.stderr.startswith("error: expected --server alone, got --address")
+    film.rename(tmp_path / "away.mp4")
+    told = analyze()
+    assert (told.returncode, told.stderr) == (USAGE, f"error: expected a video file, got no such file: {film}\n")
+    film.write_text("this is no video")
+    told = analyze()
+    assert told.returncode in (USAGE, FAILED)
+    assert told.stderr.startswith("error: expected a whole mp4")
+    assert told.stderr.count("\n") == 1
