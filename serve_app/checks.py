@@ -31,6 +31,7 @@ LEAST_PYTHON = (3, 11)
 LEAST_FREE_BYTES = 10 * 2**30
 LEAST_SHARED_BYTES = 2 * 2**30
 DASHBOARD_PORT = 8265
+_ANSWER_S = 3.0
 _FLASH_SINCE = (8, 0)
 """Compute capability from which on flash-attn 2 runs: Ampere."""
 
@@ -207,7 +208,7 @@ def _port(what: str, host: str, port: int) -> Finding:
 
 def _answers(url: str) -> bool:
     try:
-        with ServiceClient(url) as service:
+        with ServiceClient(url, answer_s=_ANSWER_S) as service:
             return service.get("/livez").get("status") == "ok"
     except AppError:
         return False

@@ -37,9 +37,9 @@ def submit(
     pipelines.batch`, checked here before anything is sent; `vidray submit -- --help` lists them. The same job submitted
     again goes on where the last one stopped.
     """
-    arguments = _checked(context.args)
-    if _TOKEN_FILE.expanduser().exists():
+    if _TOKEN_FILE.expanduser().exists():  # before Ray is imported, which asks then and never again
         os.environ.setdefault("RAY_AUTH_MODE", "token")
+    arguments = _checked(context.args)
     client = _client(address)
     entrypoint = shlex.join([_python_at(address), "-m", "pipelines.batch", *arguments])
     try:
@@ -71,11 +71,12 @@ def _checked(arguments: list[str]) -> list[str]:
 
 
 def _client(address: str) -> "JobSubmissionClient":
+    from ray.exceptions import RayError
     from ray.job_submission import JobSubmissionClient
 
     try:
         return JobSubmissionClient(address)
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (ConnectionError, RuntimeError, ValueError, RayError) as error:
         raise ServiceFailed(
             f"expected a Ray cluster's dashboard at {address}, got {_first_line(error)}; `vidray serve` prints its own"
         ) from error

@@ -36,15 +36,14 @@ def analysis_path(analysis: str) -> str:
 
 
 class ServiceClient:
-    """Speaks HTTP with the service at `url`; `key` is sent as a bearer's where there is one."""
+    """Speaks HTTP with the service at `url`, which has `answer_s` for an answer; `key` is sent as a bearer's."""
 
-    def __init__(self, url: str, key: str | None = None) -> None:
+    def __init__(self, url: str, key: str | None = None, *, answer_s: float = _ANSWER_S) -> None:
         self.url = url.rstrip("/")
+        self._answer_s = answer_s
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         try:
-            self._http = httpx2.Client(
-                base_url=self.url, headers=headers, timeout=httpx2.Timeout(_ANSWER_S, connect=_CONNECT_S)
-            )
+            self._http = httpx2.Client(base_url=self.url, headers=headers)
         except (httpx2.InvalidURL, UnicodeError) as error:
             raise InvalidInput(f"expected the address of a service, got {url!r}: {error}") from error
 
@@ -120,10 +119,10 @@ class ServiceClient:
 
     @contextmanager
     def _called(
-        self, method: str, path: str, *, quiet_s: float = _ANSWER_S, **options: Any
+        self, method: str, path: str, *, quiet_s: float | None = None, **options: Any
     ) -> Iterator[httpx2.Response]:
         try:
-            timeout = httpx2.Timeout(quiet_s, connect=_CONNECT_S)
+            timeout = httpx2.Timeout(quiet_s or self._answer_s, connect=_CONNECT_S)
             with self._http.stream(method, path, timeout=timeout, **options) as response:
                 if response.is_error:
                     response.read()

@@ -1,6 +1,8 @@
 """What the `vidray` command refuses: one line on standard error, the right exit code, nothing left behind."""
 
+import os
 import socket
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from pipelines.plan import SamplingOptions
 from serve_app.cli import app
 from serve_app.terminal import print_timeline
 from tests import videos
+from tests.ray_cluster import free_port, vidray
 from tests.unit.pipelines.test_results import described, result, with_events, with_invalid_events
 
 
@@ -196,3 +199,44 @@ def test_events_are_asked_for_by_the_options_and_printed_below_the_timeline(caps
     print_timeline(made, "out")
     said = capsys.readouterr().out
     assert "\nevents:\n  00:02 fall: a cat\n  [not valid at 00:10 – 00:20] expected a list, got none\n" in said
+
+
+def test_commands_that_need_no_ray_do_not_wait_for_its_import() -> None:
+    """It takes seconds: `vidray models` and every refusal would wait for nothing."""
+    script = (
+        "import sys, serve_app.cli; print([name for name in ('ray', 'torch', 'transformers') if name in sys.modules])"
+    )
+    told = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
+    assert told.stdout == "[]\n"
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_the_shell_completes_commands_and_options(shell: str) -> None:
+    """As the script that `vidray --install-completion` installs asks for them."""
+    shown = subprocess.run(
+        vidray("--show-completion", shell), capture_output=True, text=True, timeout=60, check=True
+    ).stdout
+    assert "_VIDRAY_COMPLETE" in shown
+    asked = {"_VIDRAY_COMPLETE": "complete_bash", "COMP_WORDS": "vidray ana", "COMP_CWORD": "1"}
+    done = subprocess.run(vidray(), env=os.environ | asked, capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.split() == ["analyze"]
+    asked |= {"COMP_WORDS": "vidray analyze --ser", "COMP_CWORD": "2"}
+    done = subprocess.run(vidray(), env=os.environ | asked, capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.split() == ["--server"]
+
+
+def test_a_job_is_refused_before_it_is_sent(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for arguments, said in (
+        (("submit",), "Missing option '--input'"),
+        (("submit", "--input", "*.mp4", "--output", "out", "--fps", "0"), "fps: input should be greater than 0"),
+        (("submit", "--input", "*.mp4", "--output", "out", "--fsp", "1"), "No such option"),
+    ):
+        code, told = refused(capsys, monkeypatch, *arguments)
+        assert (code, said in told) == (USAGE, True), told
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    nobody = f"http://127.0.0.1:{free_port()}"
+    code, told = refused(capsys, monkeypatch, "submit", "--input", "a", "--output", "b", "--address", nobody)
+    assert code == FAILED
+    assert told.startswith(f"expected a Ray cluster's dashboard at {nobody}, got ")

@@ -7,7 +7,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.ray_cluster import Cluster, simulated_config
+from pipelines.command_line import PARTIAL
+from tests.ray_cluster import Cluster, simulated_config, vidray
+
+
+def environment() -> dict[str, str]:
+    """Return that of this process, which knows of the cluster's token once the cluster runs."""
+    return os.environ | {"NO_COLOR": "1", "COLUMNS": "200"}
 
 
 def submit(cluster: Cluster, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -18,7 +24,7 @@ def submit(cluster: Cluster, *arguments: str) -> subprocess.CompletedProcess[str
         text=True,
         timeout=180,
         check=False,
-        env=os.environ | {"NO_COLOR": "1", "COLUMNS": "200"},
+        env=environment(),
     )
 
 
@@ -46,8 +52,17 @@ def test_a_folder_is_described_and_one_bad_video_is_a_row(cluster: Cluster, samp
 
     for index in (1, 4):
         (folders[1] / f"ledger/clips/{index:06d}.json").unlink()
-    second = submit(cluster, "--input", f"{videos}/*.mp4", "--output", str(out))
+    second = subprocess.run(
+        vidray("submit", "--address", cluster.dashboard_url, "--input", f"{videos}/*.mp4", "--output", str(out)),
+        capture_output=True,
+        text=True,
+        timeout=180,
+        check=False,
+        env={name: value for name, value in environment().items() if name != "RAY_AUTH_MODE"},
+    )
     assert "10 reused, 0 failed" in second.stdout, second.stdout + second.stderr
+    assert "`ray job stop raysubmit_" in second.stderr
+    assert second.returncode == PARTIAL, "the job's own"
     coverage = [json.loads((folder / "result.json").read_text())["coverage"] for folder in folders]
     assert [one["reused"] for one in coverage] == [6, 4]
 

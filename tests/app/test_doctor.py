@@ -1,0 +1,123 @@
+"""`vidray doctor`: what it finds on this machine, and what it says of machines that lack something."""
+
+import json
+import os
+import socket
+import sys
+from collections import namedtuple
+from pathlib import Path
+
+import pytest
+
+from deployments.errors import DecoderLost
+from deployments.vision.qwen.hardware import Gpu
+from pipelines.command_line import DONE, FAILED, run_command
+from pipelines.sandbox import Sandbox
+from serve_app import checks
+from serve_app.checks import Finding, findings
+from serve_app.cli import app
+from tests.app.served import Served
+from tests.ray_cluster import ROOT, free_port
+
+pytestmark = pytest.mark.timeout(120)
+CONFIG = ROOT / "serve_config.yaml"
+
+
+def found(what: str, config: Path | None = CONFIG) -> Finding:
+    [one] = [finding for finding in findings(config) if finding.what == what]
+    return one
+
+
+def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *arguments: str) -> tuple[int, str]:
+    monkeypatch.setattr(sys, "argv", ["vidray", "doctor", *arguments])
+    code = run_command(app)
+    said = capsys.readouterr()
+    assert said.err == ""
+    return code, said.out
+
+
+def test_this_machine_has_what_the_demo_needs(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code, out = run(capsys, monkeypatch, "--config", str(CONFIG), "--json")
+    told = {one["what"]: one for one in json.loads(out)}
+    needed = ("Python", "machine", "PyTorch", "bitsandbytes", "pyav", "Ray", "config")
+    assert {what: told[what]["state"] for what in needed} == dict.fromkeys(needed, "good")
+    assert told["pyav"]["found"] == "decodes h264"
+    assert "demo" in told["config"]["found"]
+    assert code == (FAILED if any(one["state"] == "bad" for one in told.values()) else DONE)
+
+
+def test_what_is_missing_has_advice_and_the_command_fails(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    code, out = run(capsys, monkeypatch, "--config", str(tmp_path / "none.yaml"))
+    assert code == FAILED
+    lines = out.splitlines()
+    at = next(number for number, line in enumerate(lines) if line.startswith("missing config"))
+    assert "expected a readable config file" in lines[at]
+    assert "serve_config.yaml" in lines[at + 1]
+
+
+def test_a_driver_without_a_build_for_it_is_the_build_s_fault(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text("#!/bin/sh\necho 580.65.06\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setattr(checks, "gpus", list)
+    gpu = found("GPU")
+    assert (gpu.state, gpu.found) == ("bad", "driver 580.65.06, but PyTorch sees no GPU")
+    assert "CUDA" in gpu.advice
+    tool.write_text("#!/bin/sh\nexit 9\n")
+    assert found("GPU").found.startswith("driver that does not answer")
+
+
+def test_a_new_gpu_without_flash_attention_gets_a_note(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checks, "gpus", lambda: [Gpu("A100", 40 * 2**30, (8, 0)), Gpu("T4", 15 * 2**30, (7, 5))])
+    monkeypatch.setattr(checks, "version_of", lambda package, distribution: None)
+    told = list(findings(CONFIG))
+    assert [one.found for one in told if one.what == "GPU"] == [
+        "A100, 40.0 GiB, compute capability 8.0",
+        "T4, 15.0 GiB, compute capability 7.5",
+    ]
+    assert [one.advice for one in told if one.what == "flash-attn"] == [
+        "`pip install -e '.[gpu]'` makes long clips quicker"
+    ]
+    assert [one.state for one in told if one.what == "bitsandbytes"] == ["bad"]
+
+
+def test_a_decoder_that_does_not_work_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def lost(*_: object) -> None:
+        raise DecoderLost("no decoder process could be started")
+
+    monkeypatch.setattr(Sandbox, "probe", lost)
+    assert found("pyav") == Finding(
+        "pyav", "bad", "no decoder process could be started", "run `make setup` again; `--decoder pyav` is the default"
+    )
+    assert found("decord").state == "note"
+
+
+def test_little_room_gets_a_note(monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = namedtuple("usage", "total used free")(100, 99, 2**30)
+    monkeypatch.setattr("shutil.disk_usage", lambda _: usage)
+    assert (found("temp").state, found("/dev/shm").state) == ("note", "note")
+    assert "--shm-size" in found("/dev/shm").advice
+
+
+def test_a_port_is_free_or_taken_or_vidray_s_own(tmp_path: Path) -> None:
+    config = tmp_path / "config.yaml"
+
+    def listening_at(port: int) -> Finding:
+        config.write_text(CONFIG.read_text().replace("port: 8000", f"port: {port}"))
+        return found("API port", config)
+
+    assert listening_at(free := free_port()) == Finding("API port", "good", f"127.0.0.1:{free} is free")
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        taken = listening_at(other.getsockname()[1])
+        assert (taken.state, taken.advice) == ("bad", "end what listens there, or set http_options.port")
+    service = Served(tmp_path)
+    try:
+        ours = listening_at(int(service.url.rpartition(":")[2]))
+    finally:
+        service.stop()
+    assert (ours.state, "a Vidray service runs at" in ours.found) == ("good", True)
