@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 DEMO_RUN := --out build/demo-model/checkpoint --state build/demo-model/state --vision-steps 3600 --coarse-from 5000 --resume
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve lint format test test-chaos test-openapi test-gpu demo-model eval-demo bench bench-pipeline bench-engine bench-scaling bench-decode bench-memory bench-timeline bench-long-video bench-uploads bench-chaos bench-kills bench-http bench-chat bench-cloud bench-page readme lock clean
+.PHONY: help setup demo serve lint format test test-chaos test-openapi test-gpu demo-model eval-demo bench bench-pipeline bench-engine bench-scaling bench-decode bench-memory bench-timeline bench-long-video bench-uploads bench-chaos bench-kills bench-http bench-chat bench-cloud bench-page bench-first-look readme lock clean
 
 help: ## list the verbs
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1|\2/' | column -t -s '|'
@@ -58,7 +58,7 @@ eval-demo: $(READY) ## measure the demo checkpoint on held-out scenes, from arra
 	@$(BIN)/python -m benchmarks.demo_model
 	@$(BIN)/python -m benchmarks.demo_invariance
 
-bench: bench-decode bench-timeline bench-pipeline bench-engine bench-scaling bench-memory bench-long-video bench-uploads bench-chaos bench-kills bench-http bench-chat bench-cloud bench-page ## all benchmarks
+bench: bench-decode bench-timeline bench-pipeline bench-engine bench-scaling bench-memory bench-long-video bench-uploads bench-chaos bench-kills bench-http bench-chat bench-cloud bench-page bench-first-look ## all benchmarks
 
 bench-pipeline: $(READY) ## efficiency of the whole chain against the bare engine
 	@$(BIN)/python -m benchmarks.pipeline
@@ -101,6 +101,9 @@ bench-cloud: $(READY) ## what a model outside is worth to who waits, and that no
 
 bench-page: $(READY) ## the web page with 2,000 captions in Chromium: scrolled, searched, and what it is sent
 	@$(BIN)/python -m benchmarks.page
+
+bench-first-look: $(READY) ## what a newcomer sees and when: `make demo` in a fresh clone, `vidray analyze` at a terminal
+	@$(BIN)/python -m benchmarks.first_look
 
 readme: $(READY) ## put the figures of benchmarks/results into README.md
 	@$(BIN)/python -m benchmarks.readme

@@ -4,8 +4,8 @@ import json
 import os
 import socket
 import sys
-from collections import namedtuple
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -98,8 +98,7 @@ def test_a_decoder_that_does_not_work_is_missing(monkeypatch: pytest.MonkeyPatch
 
 
 def test_little_room_gets_a_note(monkeypatch: pytest.MonkeyPatch) -> None:
-    usage = namedtuple("usage", "total used free")(100, 99, 2**30)
-    monkeypatch.setattr("shutil.disk_usage", lambda _: usage)
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=2**30))
     assert (found("temp").state, found("/dev/shm").state) == ("note", "note")
     assert "--shm-size" in found("/dev/shm").advice
 

@@ -1,0 +1,193 @@
+"""What does somebody see who tries Vidray for the first time, and when? `make bench-first-look`.
+
+`make demo` in a fresh clone, from nothing installed to its first caption, with every line that is shown; then `vidray
+analyze` of a film of ten minutes by the demo model, at a terminal: when its bar is there, when it has moved, when it
+has an ETA, alone (it starts a Ray of its own) and with a service that runs. A run is killed half-way, and the same
+command again must go on with what is there.
+"""
+
+import contextlib
+import json
+import os
+import pty
+import re
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+
+from benchmarks.films import write_film
+from benchmarks.results_file import Bar, table, write_result
+from benchmarks.service import running
+
+FILM_S, CLIPS = 600.0, 60
+SOON_S = 2.0
+ROOT = Path(__file__).resolve().parent.parent
+TRANSCRIPT = ROOT / "docs" / "first-minutes.txt"
+VIDRAY = str(Path(sys.executable).parent / "vidray")
+DEMO_ARGS = {"default_model": "demo", "models": {"demo": {"engine": "transformers", "checkpoint": "demo"}}}
+_CODES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+_BAR = re.compile(r"[━╸╺]{5}")
+_ETA = re.compile(r"ETA \d+:\d\d:\d\d")
+_CAPTION = re.compile(r"\d\d:\d\d – \d\d:\d\d")
+_LONGEST_S = 900.0
+
+
+@dataclass
+class Terminal:
+    """A command at a terminal of 24x120, and what it showed: (seconds since its start, text without colours)."""
+
+    process: "subprocess.Popen[bytes]"
+    screen: int
+    begun_s: float
+    shown: list[tuple[float, str]] = field(default_factory=list)
+
+    def read(self) -> bool:
+        """Take what comes next; return whether there is more to come."""
+        ready, _, _ = select.select([self.screen], [], [], 1.0)
+        if not ready:
+            return self.process.poll() is None
+        try:
+            data = os.read(self.screen, 65536)
+        except OSError:
+            return False
+        self.shown.append((time.perf_counter() - self.begun_s, _CODES.sub("", data.decode(errors="replace"))))
+        return bool(data)
+
+    def until(self, pattern: re.Pattern[str]) -> float:
+        """Return when something like it was first shown. Raises RuntimeError where the command ends before."""
+        at = 0
+        while True:
+            for seconds, text in self.shown[at:]:
+                if pattern.search(text):
+                    return seconds
+            at = len(self.shown)
+            if not self.read() or time.perf_counter() - self.begun_s > _LONGEST_S:
+                raise RuntimeError(
+                    f"expected {pattern.pattern!r}, got {''.join(text for _, text in self.shown)[-2000:]}"
+                )
+
+    def end(self) -> int:
+        while self.read():
+            pass
+        return self.process.wait()
+
+    def moved_s(self) -> float:
+        """Return when the bar had changed for the second time since it was there."""
+        bars = [(seconds, text) for seconds, text in self.shown if _BAR.search(text)]
+        different = [seconds for (seconds, text), (_, before) in zip(bars[1:], bars, strict=False) if text != before]
+        return different[1]
+
+
+@contextlib.contextmanager
+def at_terminal(command: Sequence[str], folder: Path, **environment: str) -> Iterator[Terminal]:
+    """Give the command that has just been started; all its processes end with the block."""
+    ours, theirs = pty.openpty()
+    env: Mapping[str, str] = os.environ | {"TERM": "xterm-256color", "COLUMNS": "120", "LINES": "24"} | environment
+    begun_s = time.perf_counter()
+    process = subprocess.Popen(
+        list(command), cwd=folder, env=env, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True
+    )
+    os.close(theirs)
+    try:
+        yield Terminal(process, ours, begun_s)
+    finally:
+        children = [process, *_children(process.pid)]
+        for child in children:
+            with contextlib.suppress(psutil.Error, ProcessLookupError):
+                child.send_signal(signal.SIGKILL)
+        process.wait()
+        os.close(ours)
+
+
+def _children(pid: int) -> list[psutil.Process]:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return psutil.Process(pid).children(recursive=True)
+    return []
+
+
+def fresh_clone(folder: Path) -> dict[str, float]:
+    """Run `make demo` where nothing is installed; leave what it showed in `docs/`."""
+    clone = folder / "vidray"
+    subprocess.run(["git", "clone", "--quiet", str(ROOT), str(clone)], check=True)
+    with at_terminal(["make", "demo"], clone) as terminal:
+        set_up_s = terminal.until(re.compile("Vidray demo"))
+        bar_s = terminal.until(_BAR)
+        first_s = terminal.until(_CAPTION)
+        code = terminal.end()
+        if code != 0:
+            raise RuntimeError(f"expected `make demo` to succeed, got exit code {code}")
+        whole_s = time.perf_counter() - terminal.begun_s
+        TRANSCRIPT.write_text(transcript(terminal.shown))
+    shutil.rmtree(clone)
+    return {"set up s": set_up_s, "bar s": bar_s, "first caption s": first_s, "whole s": whole_s}
+
+
+def transcript(shown: list[tuple[float, str]]) -> str:
+    """Return each line that stood, with when it came; a bar that was drawn over is told by its last state alone."""
+    lines, rest, seconds = [], "", 0.0
+    for seconds, text in shown:
+        *whole, rest = (rest + text).split("\n")
+        for line in whole:
+            stood = line.rstrip("\r").rpartition("\r")[2].rstrip()
+            if stood and not _BAR.search(stood):
+                lines.append(f"{seconds:6.1f} s  {stood}")
+    return "$ make demo\n" + "\n".join(dict.fromkeys(lines)) + "\n"
+
+
+def looked_at(terminal: Terminal) -> dict[str, float]:
+    bar_s, eta_s = terminal.until(_BAR), terminal.until(_ETA)
+    return {
+        "bar s": bar_s,
+        "bar moved s": terminal.moved_s(),
+        "ETA s": eta_s,
+        "first caption s": terminal.until(_CAPTION),
+    }
+
+
+def main() -> None:
+    """Measure and write `results/first_look.json` and `docs/first-minutes.txt`."""
+    film = write_film("first-look", width=640, height=360, duration_s=FILM_S).resolve()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        figures = {"make demo, fresh clone": fresh_clone(folder)}
+        config = str(ROOT / "serve_config.yaml")
+        with at_terminal([VIDRAY, "analyze", str(film), "--out", "alone", "--config", config], folder) as alone:
+            figures["analyze, alone"] = looked_at(alone)
+            kept = folder / "alone" / "ledger" / "clips"
+            while len(list(kept.iterdir())) < CLIPS // 4:
+                alone.read()
+        before = len(list(kept.iterdir()))
+        with at_terminal([VIDRAY, "analyze", str(film), "--out", "alone", "--config", config], folder) as again:
+            code = again.end()
+        coverage = json.loads((folder / "alone" / "result.json").read_text())["coverage"]
+        with running(folder, DEMO_ARGS) as service:
+            service.ask("GET", "/readyz")
+            asked = [VIDRAY, "analyze", str(film), "--server", service.url, "--out", "served"]
+            with at_terminal(asked, folder) as served:
+                figures["analyze --server, running service"] = looked_at(served)
+                if (served_code := served.end()) != 0:
+                    raise RuntimeError(f"expected the served analysis to succeed, got exit code {served_code}")
+    print(table(figures))
+    served_row, alone_row = figures["analyze --server, running service"], figures["analyze, alone"]
+    bars = {
+        "analyze of ten minutes: bar is there and has moved": Bar(alone_row["bar moved s"], SOON_S, "s", "lower"),
+        "analyze of ten minutes, running service: bar with ETA": Bar(served_row["ETA s"], SOON_S, "s", "lower"),
+        "analyze of ten minutes, own Ray to start: bar with ETA": Bar(alone_row["ETA s"], SOON_S, "s", "lower"),
+        "killed half-way, the same command again: clips lost or done twice": Bar(
+            float(code != 0) * CLIPS + abs(coverage["reused"] - before), 0.0, "clips", "lower"
+        ),
+    }
+    write_result("first_look", figures, bars, model="demo", shape=f"640x360, {FILM_S:g} s, {CLIPS} clips")
+
+
+if __name__ == "__main__":
+    main()
