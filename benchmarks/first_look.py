@@ -13,7 +13,6 @@ import pty
 import re
 import select
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -25,7 +24,7 @@ from pathlib import Path
 import psutil
 
 from benchmarks.films import write_film
-from benchmarks.results_file import Bar, table, write_result
+from benchmarks.results_file import Bar, write_result
 from benchmarks.service import running
 
 FILM_S, CLIPS = 600.0, 60
@@ -100,17 +99,17 @@ def at_terminal(command: Sequence[str], folder: Path, **environment: str) -> Ite
     try:
         yield Terminal(process, ours, begun_s)
     finally:
-        children = [process, *_children(process.pid)]
-        for child in children:
-            with contextlib.suppress(psutil.Error, ProcessLookupError):
-                child.send_signal(signal.SIGKILL)
+        for child in _with_children(process.pid):
+            with contextlib.suppress(psutil.Error):
+                child.kill()
         process.wait()
         os.close(ours)
 
 
-def _children(pid: int) -> list[psutil.Process]:
+def _with_children(pid: int) -> list[psutil.Process]:
     with contextlib.suppress(psutil.NoSuchProcess):
-        return psutil.Process(pid).children(recursive=True)
+        process = psutil.Process(pid)
+        return [process, *process.children(recursive=True)]
     return []
 
 
@@ -176,7 +175,6 @@ def main() -> None:
                 figures["analyze --server, running service"] = looked_at(served)
                 if (served_code := served.end()) != 0:
                     raise RuntimeError(f"expected the served analysis to succeed, got exit code {served_code}")
-    print(table(figures))
     served_row, alone_row = figures["analyze --server, running service"], figures["analyze, alone"]
     bars = {
         "analyze of ten minutes: bar is there and has moved": Bar(alone_row["bar moved s"], SOON_S, "s", "lower"),
