@@ -37,6 +37,8 @@ _CODES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 _BAR = re.compile(r"[━╸╺]{5}")
 _ETA = re.compile(r"ETA \d+:\d\d:\d\d")
 _CAPTION = re.compile(r"\d\d:\d\d – \d\d:\d\d")
+_OF_THE_INDEX = re.compile(r"WARNING: Location ")
+"""What pip says of a package index of one's own is nobody else's."""
 _LONGEST_S = 900.0
 
 
@@ -137,7 +139,7 @@ def transcript(shown: list[tuple[float, str]]) -> str:
         *whole, rest = (rest + text).split("\n")
         for line in whole:
             stood = line.rstrip("\r").rpartition("\r")[2].rstrip()
-            if stood and not _BAR.search(stood):
+            if stood and not _BAR.search(stood) and not _OF_THE_INDEX.match(stood):
                 lines.append(f"{seconds:6.1f} s  {stood}")
     return "$ make demo\n" + "\n".join(dict.fromkeys(lines)) + "\n"
 

@@ -28,7 +28,9 @@ def demo() -> None:
     if OUT.exists() and not (OUT / "truth.json").exists():
         raise OutputConflict(f"expected no {OUT} or an earlier demo's, got other results: move them away first")
     shutil.rmtree(OUT, ignore_errors=True)
-    truths = write_sample(OUT / "sample.mp4")
+    with TerminalWatcher() as watcher:
+        watcher.stage("drawing the sample")
+        truths = write_sample(OUT / "sample.mp4")
     request = AnalyzeRequest(
         video=str(OUT / "sample.mp4"),
         out=str(OUT),

@@ -72,10 +72,11 @@ def export(
     form: Annotated[Literal["json", "vtt", "srt", "csv", "md"], typer.Option("--format", help="what to write")] = "md",
     out: Annotated[Path | None, typer.Option(help="the file to write [default: standard output]")] = None,
     server: ServerOption = LOCAL_SERVICE,
+    as_json: Annotated[bool, typer.Option("--json", help="the same as --format json")] = False,
 ) -> None:
     """Write a result as JSON, subtitles, a table or a page."""
     with service_at(server) as service:
-        text = service.text(f"{analysis_path(analysis)}/result", format=form)
+        text = service.text(f"{analysis_path(analysis)}/result", format="json" if as_json else form)
     if out is None:
         sys.stdout.write(text)
         return

@@ -102,14 +102,18 @@ async function start() {
 
 // --- what there is
 
+const LIST_MS = 5000;
 let oldest = null;
+let extended = false;
 
+/** List the latest analyses, or those before `after` below them. */
 async function listAnalyses(after) {
   const page = await call(`/v1/analyses?limit=20${after ? `&after=${after}` : ""}`);
   const rows = page.data.map((one) =>
     el("li", {}, el("a", { href: `#${one.id}`, "aria-current": one.id === here() ? "true" : null },
       el("span", { className: "name" }, one.filename), " ", el("span", { className: `state ${one.state}` }, one.state),
       " ", el("time", {}, new Date(one.created_at * 1000).toLocaleString()))));
+  extended = Boolean(after);
   if (after) byId("analyses").append(...rows);
   else fill(byId("analyses"), rows.length ? rows : el("li", {}, "None yet."));
   oldest = page.last_id;
@@ -262,5 +266,7 @@ async function begin() {
   await open();
 }
 
+// Whoever looks at older ones keeps them in sight.
+setInterval(() => document.hidden || extended || listAnalyses().catch(() => null), LIST_MS);
 watchService();
 tried(begin);

@@ -126,6 +126,7 @@ def test_a_result_is_exported(service: Service, vidray: Run, tmp_path: Path, for
     assert out.startswith(begins)
     assert vidray("export", analysis, "--format", form, "--out", str(tmp_path / "result")) == (DONE, "", "")
     assert (tmp_path / "result").read_bytes().decode() == out
+    assert vidray("export", analysis, "--json")[1].startswith("{")
     code, _, err = vidray("export", analysis, "--out", str(tmp_path / "result" / "below"))
     assert code == USAGE
     assert "expected a file that can be written" in err

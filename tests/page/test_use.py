@@ -234,3 +234,25 @@ def test_a_service_that_wants_a_key_is_asked_with_it_also_for_the_video(
     expect(page.locator("#strip canvas")).to_have_count(6)
     page.get_by_role("button", name="0:04 – 0:06", exact=True).first.click()
     assert at_s(page) == pytest.approx(4.0, abs=0.05)
+
+
+def test_an_upload_that_is_cancelled_leaves_nothing(page: Page, served: Served, video: Path) -> None:
+    page.route("**/parts", lambda route: None)  # it never ends
+    page.goto(served.url)
+    page.get_by_label("Drop a video here, or choose one").set_input_files(video)
+    with page.expect_response("**/cancel") as cancelled:
+        page.get_by_role("button", name="Cancel").click()
+    assert cancelled.value.json()["status"] == "cancelled"
+    expect(page.locator("#upload")).to_be_hidden()
+    expect(page.get_by_label("Stored video")).to_have_text("none yet")
+    assert page.evaluate("localStorage.getItem('vidray.uploads')") == "{}"
+
+
+def test_the_list_of_analyses_follows_what_others_do(page: Page, served: Served, video: Path) -> None:
+    page.goto(served.url)
+    expect(page.locator("#analyses")).to_have_text("None yet.")
+    served.hold()
+    served.analyse(video, clip_duration_s=2)
+    expect(page.locator("#analyses .state")).to_have_text("running")
+    served.let(6)
+    expect(page.locator("#analyses .state")).to_have_text("completed")

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import shutil
 import subprocess
 from pathlib import Path
@@ -9,12 +10,15 @@ from pathlib import Path
 import httpx2
 import pytest
 from markdown_it import MarkdownIt
+from typer.main import get_command
 
-from tests.ray_cluster import ROOT, Cluster, simulated_config
+from serve_app.cli import app
+from tests.ray_cluster import ROOT, Cluster, simulated_config, vidray
 
 pytestmark = [pytest.mark.timeout(240), pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")]
 PRINTED = "127.0.0.1:8000"
 MARK = "#### block"
+OF_A_SERVICE = {"models", "status", "watch", "cancel", "export", "chat"}
 
 
 def blocks() -> list[str]:
@@ -25,9 +29,9 @@ def blocks() -> list[str]:
     ]
 
 
-def inline() -> list[str]:
-    """Return the `curl` commands within README's text and tables."""
-    return [code for code in re.findall(r"`(curl [^`]+)`", (ROOT / "README.md").read_text()) if "http" in code]
+def inline(command: str) -> list[str]:
+    """Return the commands of that name within README's text and tables."""
+    return re.findall(rf"`({command} [^`]+)`", (ROOT / "README.md").read_text())
 
 
 @pytest.fixture(scope="module")
@@ -87,10 +91,37 @@ def test_the_commands_within_the_text_do_what_they_say(host: str, folder: Path) 
     body = {"file_id": file_id, "prompt": "text"}
     analysis = httpx2.post(f"{base}/v1/analyses", json=body).json()["id"]
     assert "event: done" in httpx2.get(f"{base}/v1/analyses/{analysis}/events", timeout=60.0).text
-    commands = inline()
+    commands = [command for command in inline("curl") if "http" in command]
     assert len(commands) >= 6
     for command in commands:
         printed = command.replace("FILE_ID", file_id).replace(PRINTED, host)
         printed = printed.replace("/ID/", f"/{analysis}/").replace('"ID"', f'"{analysis}"')
         told = run(printed.replace("curl ", "curl -sS --fail-with-body ", 1) + " > told; wc -c < told", folder)
         assert int(told) > 0, command
+
+
+def test_the_vidray_commands_within_the_text_do_what_they_say(host: str, folder: Path) -> None:
+    """Those that speak to a service are run, with ID that of an analysis; of the others the options are checked."""
+    base = f"http://{host}"
+    file_id = httpx2.post(f"{base}/v1/files", files={"file": (folder / "film.mp4").read_bytes()}).json()["id"]
+    analysis = httpx2.post(f"{base}/v1/analyses", json={"file_id": file_id, "prompt": "commands"}).json()["id"]
+    told = {}
+    for command in inline("vidray"):
+        printed = re.sub(r"http://(HOST|HEAD):\d+", base, command).replace(" ID", f" {analysis}")
+        name, *arguments = shlex.split(printed)[1:]
+        if name.startswith("-") or "…" in command:
+            continue
+        if name in OF_A_SERVICE or "--server" in arguments:
+            told[command] = run(f"VIDRAY_SERVER={base} {printed.replace('vidray', vidray()[0], 1)}", folder)
+        else:
+            check = get_command(app).commands[name].make_context(name, arguments)  # type: ignore[attr-defined]
+            assert check.args == [] or name == "submit", command
+    assert {command.split()[1] for command in told} == OF_A_SERVICE | {"analyze"}
+    assert (folder / "film.vtt").read_text().startswith("WEBVTT")
+    assert json.loads((folder / "out" / "film" / "result.json").read_text())["status"] == "completed"
+
+
+def test_every_file_that_readme_points_to_is_there() -> None:
+    pointed = re.findall(r"\]\((?!https?:|#)([^)]+)\)", (ROOT / "README.md").read_text())
+    assert {"docs/architecture.svg", "docs/page.png", "docs/first-minutes.txt"} <= set(pointed)
+    assert [one for one in pointed if not (ROOT / one).exists()] == []
