@@ -23,6 +23,12 @@ pytestmark = pytest.mark.timeout(120)
 CONFIG = ROOT / "serve_config.yaml"
 
 
+@pytest.fixture
+def without_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave out what takes seconds and is not asked about."""
+    monkeypatch.setattr(checks, "_decoders", lambda: iter(()))
+
+
 def found(what: str, config: Path | None = CONFIG) -> Finding:
     [one] = [finding for finding in findings(config) if finding.what == what]
     return one
@@ -48,6 +54,7 @@ def test_this_machine_has_what_the_demo_needs(
     assert code == (FAILED if any(one["state"] == "bad" for one in told.values()) else DONE)
 
 
+@pytest.mark.usefixtures("without_decoding")
 def test_what_is_missing_has_advice_and_the_command_fails(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -59,6 +66,7 @@ def test_what_is_missing_has_advice_and_the_command_fails(
     assert "serve_config.yaml" in lines[at + 1]
 
 
+@pytest.mark.usefixtures("without_decoding")
 def test_a_driver_without_a_build_for_it_is_the_build_s_fault(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     tool = tmp_path / "nvidia-smi"
     tool.write_text("#!/bin/sh\necho 580.65.06\n")
@@ -72,6 +80,7 @@ def test_a_driver_without_a_build_for_it_is_the_build_s_fault(monkeypatch: pytes
     assert found("GPU").found.startswith("driver that does not answer")
 
 
+@pytest.mark.usefixtures("without_decoding")
 def test_a_new_gpu_without_flash_attention_gets_a_note(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checks, "gpus", lambda: [Gpu("A100", 40 * 2**30, (8, 0)), Gpu("T4", 15 * 2**30, (7, 5))])
     monkeypatch.setattr(checks, "version_of", lambda package, distribution: None)
@@ -97,12 +106,14 @@ def test_a_decoder_that_does_not_work_is_missing(monkeypatch: pytest.MonkeyPatch
     assert found("decord").state == "note"
 
 
+@pytest.mark.usefixtures("without_decoding")
 def test_little_room_gets_a_note(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=2**30))
     assert (found("temp").state, found("/dev/shm").state) == ("note", "note")
     assert "--shm-size" in found("/dev/shm").advice
 
 
+@pytest.mark.usefixtures("without_decoding")
 def test_a_port_is_free_or_taken_or_vidray_s_own(tmp_path: Path) -> None:
     config = tmp_path / "config.yaml"
 
