@@ -67,6 +67,8 @@ def analyze(
     target = out if out is not None else f"out/{Path(video).stem}"
     if server is not None and (address is not None or config is not None):
         raise InvalidOption("expected --server alone, got --address or --config, which are of this machine's own Ray")
+    if server is not None and "://" in target:
+        raise InvalidOption(f"expected a directory for --out beside --server, got {target!r}")
     if server is not None:
         result = analyze_remotely(RemoteRequest(server, Path(video), Path(target), asked, model))
     else:

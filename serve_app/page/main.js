@@ -46,19 +46,22 @@ function seek(second) {
 
 // --- a new analysis
 
+let notices = new Map();
+
 async function listModels() {
   const { data } = await call("/v1/models");
   const fillWith = (select, kind, first) =>
     fill(select, first, data.filter((one) => one.kind === kind).map((one) => el("option", { value: one.id }, one.id)));
   fillWith(byId("model"), "vision", null);
   fillWith(byId("chat-model"), "chat", el("option", { value: "" }, "the service's default"));
-  const notice = () => {
-    const text = data.find((one) => one.id === byId("model").value)?.notice;
-    byId("notice").hidden = !text;
-    byId("notice").textContent = text ?? "";
-  };
-  byId("model").addEventListener("change", notice);
-  notice();
+  notices = new Map(data.map((one) => [one.id, one.notice]));
+  showNotice();
+}
+
+function showNotice() {
+  const text = notices.get(byId("model").value);
+  byId("notice").hidden = !text;
+  byId("notice").textContent = text ?? "";
 }
 
 async function listFiles(chosen) {
@@ -142,6 +145,7 @@ async function open() {
   if (!id) return;
   const path = `/v1/analyses/${encodeURIComponent(id)}`;
   const analysis = await call(path, { signal });
+  signal.throwIfAborted();
   byId("seen-title").textContent = analysis.filename;
   document.title = `${analysis.filename} – Vidray`;
   player.hidden = false;
@@ -169,6 +173,15 @@ async function watch(path, analysis, signal) {
     showCoverage(captions, analysis.progress.clips_total);
   };
   show();
+  let asked = 0;
+  // Answers may overtake each other: what was asked last is what stands.
+  const look = async () => {
+    const mine = ++asked;
+    const now = await call(path, { signal }).catch(() => null);
+    if (!now || mine !== asked) return;
+    analysis = now;
+    show();
+  };
   let drawn = 0;
   const tell = async (type, event) => {
     if (type === "clip") {
@@ -182,20 +195,15 @@ async function watch(path, analysis, signal) {
       });
     }
     if (type === "summary") showSummary(event);
-    if (type === "progress" || type === "done") {
-      analysis = await call(path, { signal }).catch(() => analysis);
-      show();
-      if (type === "done") await listAnalyses().catch(() => null);
-    }
+    if (type === "progress" || type === "done") await look();
   };
-  const ticking = setInterval(async () => {
-    if (document.hidden || ENDED.includes(analysis.state)) return;
-    analysis = await call(path, { signal }).catch(() => analysis);
-    show();
-  }, 2000);
+  const ticking = setInterval(() => document.hidden || ENDED.includes(analysis.state) || look(), 2000);
   signal.addEventListener("abort", () => clearInterval(ticking));
   await follow(`${path}/events`, tell, (lost) => say(lost ? "The connection is lost; trying again." : ""), signal);
   clearInterval(ticking);
+  if (signal.aborted) return;
+  await look();
+  if (!extended) await listAnalyses();
 }
 
 function showState(path, analysis) {
@@ -247,6 +255,7 @@ byId("new-form").addEventListener("submit", (event) => {
   event.preventDefault();
   tried(start);
 });
+byId("model").addEventListener("change", showNotice);
 byId("older").addEventListener("click", () => tried(() => listAnalyses(oldest)));
 byId("key-form").addEventListener("submit", (event) => {
   event.preventDefault();

@@ -204,6 +204,8 @@ def test_what_cannot_be_sent_is_one_line(service: Served, film: Path, analyze: A
     told = analyze("--address", "auto")
     assert (told.returncode, told.stdout) == (USAGE, "")
     assert told.stderr.startswith("error: expected --server alone, got --address")
+    told = analyze("--out", "s3://bucket/film")
+    assert told.stderr == "error: expected a directory for --out beside --server, got 's3://bucket/film'\n"
     film.rename(tmp_path / "away.mp4")
     told = analyze()
     assert (told.returncode, told.stderr) == (USAGE, f"error: expected a video file, got no such file: {film}\n")
@@ -212,3 +214,12 @@ def test_what_cannot_be_sent_is_one_line(service: Served, film: Path, analyze: A
     assert told.returncode in (USAGE, FAILED)
     assert told.stderr.startswith("error: expected a whole mp4")
     assert told.stderr.count("\n") == 1
+
+
+def test_an_analysis_that_was_removed_is_made_anew(service: Served, analyze: Analyze) -> None:
+    assert analyze().returncode == DONE
+    [first] = analyses(service)
+    httpx2.delete(f"{service.url}/v1/analyses/{first}").raise_for_status()
+    assert analyze().returncode == DONE
+    [second] = analyses(service)
+    assert second != first
