@@ -165,7 +165,8 @@ def main() -> None:
             figures["analyze, alone"] = looked_at(alone)
             kept = folder / "alone" / "ledger" / "clips"
             while len(list(kept.iterdir())) < CLIPS // 4:
-                alone.read()
+                if not alone.read():
+                    raise RuntimeError(f"expected a run to kill, got one that had ended: {alone.shown[-1]}")
         before = len(list(kept.iterdir()))
         with at_terminal([VIDRAY, "analyze", str(film), "--out", "alone", "--config", config], folder) as again:
             code = again.end()

@@ -20,7 +20,7 @@ from pipelines.options import AnalysisOptions
 from serve_app import service_commands
 from serve_app.doctor import doctor
 from serve_app.jobs import submit
-from serve_app.remote_analysis import RemoteRequest, analyze_remotely
+from serve_app.remote_analysis import RESULT, TIMELINE, RemoteRequest, analyze_remotely
 from serve_app.terminal import TerminalWatcher, print_timeline
 
 app = typer.Typer(
@@ -75,6 +75,8 @@ def analyze(
         result = _analyze_here(video, target, asked, model, config, address)
     if as_json:
         sys.stdout.write(json.dumps(result, ensure_ascii=False, indent=1) + "\n")
+    elif server is not None:
+        print_timeline(result, target, (RESULT, TIMELINE))
     else:
         print_timeline(result, target)
     raise typer.Exit({"completed": options.DONE, "partial": options.PARTIAL}.get(result["status"], options.FAILED))

@@ -46,7 +46,8 @@ def submit(
         job = client.submit_job(entrypoint=entrypoint)
     except RuntimeError as error:
         raise ServiceFailed(f"expected the cluster at {address} to take a job, got {_first_line(error)}") from error
-    sys.stderr.write(f"job {job}: `ray job logs --follow {job}` shows it, `ray job stop {job}` ends it\n")
+    at = f"--address {address} {job}"
+    sys.stderr.write(f"job {job}: `ray job logs {at}` shows what it says, `ray job stop {at}` ends it\n")
     if not wait:
         _told(job, None, as_json)
         return

@@ -9,7 +9,7 @@ from typing import Any
 
 import typer
 
-from deployments.errors import InvalidInput
+from deployments.errors import InvalidInput, OutputConflict
 from pipelines import command_line as options
 from pipelines.options import AnalysisOptions
 from serve_app.local_file import write_whole
@@ -18,7 +18,7 @@ from serve_app.service_client import analysis_path, service_at
 from serve_app.terminal import UploadBar
 from serve_app.watching import watched
 
-NOTES = "upload.json"
+NOTES, RESULT, TIMELINE = "upload.json", "result.json", "timeline.md"
 _TO_TRY_AGAIN = ("partial", "failed", "cancelled")
 
 
@@ -40,6 +40,8 @@ def analyze_remotely(request: RemoteRequest) -> dict[str, Any]:
     """
     if not request.video.is_file():
         raise InvalidInput(f"expected a video file, got no such file: {request.video}")
+    if (request.out / RESULT).exists() and not (request.out / NOTES).exists():
+        raise OutputConflict(f"expected no results of another run in {request.out}, got some: name another --out")
     with service_at(request.server) as service:
         try:
             with UploadBar(request.video.name) as bar:
@@ -52,10 +54,11 @@ def analyze_remotely(request: RemoteRequest) -> dict[str, Any]:
         analysis, path = begun["id"], analysis_path(begun["id"])
         if begun["state"] in _TO_TRY_AGAIN:
             service.post(f"{path}/retry")
-        watched(service, analysis, again=f"the same command comes back to it, `vidray cancel {analysis}` ends it")
+        end = f"vidray cancel {analysis} --server {service.url}"
+        watched(service, analysis, again=f"the same command comes back to it, `{end}` ends it")
         result = service.get(f"{path}/result")
-        write_whole(request.out / "result.json", json.dumps(result, ensure_ascii=False, indent=1) + "\n")
-        write_whole(request.out / "timeline.md", service.text(f"{path}/result", format="md"))
+        write_whole(request.out / RESULT, json.dumps(result, ensure_ascii=False, indent=1) + "\n")
+        write_whole(request.out / TIMELINE, service.text(f"{path}/result", format="md"))
     return result
 
 

@@ -26,6 +26,7 @@ class _Notes:
     changed_ns: int
     upload_id: str | None = None
     part_ids: list[str] = field(default_factory=list)
+    sent_bytes: int = 0
     file_id: str | None = None
 
 
@@ -45,17 +46,18 @@ def send(service: ServiceClient, video: Path, notes: Path, tell: Callable[[int, 
                 here.changed_ns,
             ):
                 here = earlier
-            if here.file_id is not None and _there(service, f"/v1/files/{here.file_id}"):
-                return here.file_id
-            if (file_id := _go_on(service, here, video.name)) is not None:
-                return file_id
-            while (sent := len(here.part_ids) * PART_BYTES) < here.size_bytes:
-                tell(sent, here.size_bytes)
-                content.seek(sent)
+            if _is_there(service, here, video.name):
+                return str(here.file_id)
+            content.seek(here.sent_bytes)
+            while here.sent_bytes < here.size_bytes:
+                tell(here.sent_bytes, here.size_bytes)
                 part = content.read(PART_BYTES)
+                if not part:
+                    raise InvalidInput(f"expected a video file that stays as it is, got one that shrinks: {video}")
                 files = {"data": ("part", part)}
                 path = f"/v1/uploads/{here.upload_id}/parts"
                 here.part_ids.append(_patiently(lambda: service.post(path, files=files))["id"])  # noqa: B023
+                here.sent_bytes += len(part)
                 _write(notes, here)
             tell(here.size_bytes, here.size_bytes)
             done = _patiently(
@@ -68,18 +70,19 @@ def send(service: ServiceClient, video: Path, notes: Path, tell: Callable[[int, 
     return str(here.file_id)
 
 
-def _go_on(service: ServiceClient, here: _Notes, name: str) -> str | None:
-    """Find the parts of an upload that is still open, or begin one; return the file where that was all."""
+def _is_there(service: ServiceClient, here: _Notes, name: str) -> bool:
+    """Return whether the service has the whole file; if not, there is an upload to go on with, an old or a new one."""
     if here.upload_id is not None and _there(service, path := f"/v1/uploads/{here.upload_id}"):
         upload = service.get(path)
-        arrived = {part["id"] for part in upload["parts"]}
-        if upload["status"] == "completed":
-            return str(upload["file"]["id"])
-        if upload["status"] == "pending" and arrived.issuperset(here.part_ids):
-            return None
+        if upload["file"] is not None:  # the answer to its completion was lost
+            here.file_id = upload["file"]["id"]
+        elif upload["status"] == "pending" and {part["id"] for part in upload["parts"]}.issuperset(here.part_ids):
+            return False
+    if here.file_id is not None and _there(service, f"/v1/files/{here.file_id}"):
+        return True
     begun = _patiently(lambda: service.post("/v1/uploads", {"filename": name, "bytes": here.size_bytes}))
-    here.upload_id, here.part_ids, here.file_id = begun["id"], [], None
-    return None
+    here.upload_id, here.part_ids, here.sent_bytes, here.file_id = begun["id"], [], 0, None
+    return False
 
 
 def _there(service: ServiceClient, path: str) -> bool:

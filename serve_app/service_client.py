@@ -17,6 +17,7 @@ _CONNECT_S, _ANSWER_S = 5.0, 120.0
 _QUIET_S = 60.0
 """A stream that says nothing for so long is dead: the service says something every quarter of a minute."""
 _AGAIN_S = 1.0
+_MAY_PASS = (httpx2.codes.REQUEST_TIMEOUT, httpx2.codes.TOO_MANY_REQUESTS)
 _PATIENCE_S = 120.0
 """How long a service that has answered before may be gone, as while it is started again."""
 
@@ -83,15 +84,16 @@ class ServiceClient:
 
         Raises NotFound, InvalidInput, and ServiceFailed when the service is gone for two minutes.
         """
-        last_id, kind, heard_s = "0", "", time.monotonic()
+        last_id, kind = "0", ""
+        answered, gone_since_s = False, 0.0
         while True:
             try:
                 headers = {"Last-Event-ID": last_id}
                 with self._called("GET", path, headers=headers, quiet_s=_QUIET_S) as told:
                     if told.status_code == httpx2.codes.NO_CONTENT:
                         return
+                    answered, gone_since_s = True, 0.0
                     for event in httpx2.EventSource(told):
-                        heard_s = time.monotonic()
                         if event.id:
                             last_id = event.id
                         if event.data:
@@ -101,7 +103,8 @@ class ServiceClient:
                 if kind == "done":
                     continue
             except ServiceFailed:
-                if time.monotonic() - heard_s > _PATIENCE_S or last_id == "0":
+                gone_since_s = gone_since_s or time.monotonic()
+                if not answered or time.monotonic() - gone_since_s > _PATIENCE_S:
                     raise
             time.sleep(_AGAIN_S)
 
@@ -149,5 +152,5 @@ def _refused(response: httpx2.Response) -> AppError:
         message = f"expected an answer of a Vidray service, got HTTP {response.status_code}"
     if response.status_code == httpx2.codes.NOT_FOUND:
         return NotFound(message)
-    may_pass = response.is_server_error or response.status_code == httpx2.codes.TOO_MANY_REQUESTS
+    may_pass = response.is_server_error or response.status_code in _MAY_PASS
     return ServiceFailed(message) if may_pass else InvalidInput(message)

@@ -58,7 +58,7 @@ def status(
 def watch(analysis: AnalysisArgument, server: ServerOption = LOCAL_SERVICE, as_json: JsonOption = False) -> None:
     """Show captions as they come, then the timeline."""
     with service_at(server) as service:
-        watched(service, analysis, again=f"`vidray watch {analysis}` comes back to it")
+        watched(service, analysis, again=f"`vidray watch {analysis} --server {server}` comes back to it")
         result = service.get(f"{analysis_path(analysis)}/result")
     if as_json:
         _print_json(result)

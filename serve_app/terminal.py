@@ -2,7 +2,7 @@
 
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -98,7 +98,11 @@ class TerminalWatcher(_Bar):
 
 
 class EventWatcher(_Bar):
-    """Shows a service's analysis by its events."""
+    """Shows a service's analysis by its events, which come from the first one on, also to who comes back."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._seen: set[int] = set()
 
     def progress(self, analysis: Mapping[str, Any]) -> None:
         """Take how far it is: the answer of `GET /v1/analyses/{id}`."""
@@ -107,20 +111,23 @@ class EventWatcher(_Bar):
             self._task,
             description=_quoted(analysis["state"]),
             total=progress["clips_total"],
-            completed=progress["clips_done"],
         )
 
     def event(self, kind: str, event: Mapping[str, Any]) -> None:
         if kind == "clip":
             self._clip(event)
-            self._progress.advance(self._task)
+            self._seen.add(event["index"])
+            self._progress.update(self._task, completed=len(self._seen))
 
 
 def _quoted(text: str) -> str:
     return escape(plain(text))
 
 
-def print_timeline(result: Mapping[str, Any], out: str | None = None) -> None:
+FILES = ("result.json", "timeline.md", "clips.jsonl", "clips.parquet")
+
+
+def print_timeline(result: Mapping[str, Any], out: str | None = None, files: Sequence[str] = FILES) -> None:
     """Print the timeline, and where the files are, on standard output; plain text, whatever standard output is."""
     file, coverage = result["file"], result["coverage"]
     lines = [
@@ -148,5 +155,5 @@ def print_timeline(result: Mapping[str, Any], out: str | None = None) -> None:
     if result["notice"]:
         lines.append(f"note: {result['notice']}")
     if out is not None:
-        lines.append(f"files: {out.rstrip('/')}/ result.json timeline.md clips.jsonl clips.parquet")
+        lines.append(f"files: {out.rstrip('/')}/ {' '.join(files)}")
     sys.stdout.write("\n".join(map(plain, lines)) + "\n")

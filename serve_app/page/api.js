@@ -75,9 +75,19 @@ export async function* events(path, options) {
   yield* eventsOf(await answer(path, options));
 }
 
+/** Yield a body's text as it comes: by a reader, since not every browser iterates over a stream. */
+async function* texts(response) {
+  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+  try {
+    for (let got = await reader.read(); !got.done; got = await reader.read()) yield got.value;
+  } finally {
+    reader.cancel().catch(() => null); // of one that broke it is told elsewhere
+  }
+}
+
 async function* eventsOf(response) {
   let [left, event] = ["", { id: "", type: "message", data: [] }];
-  for await (const text of response.body.pipeThrough(new TextDecoderStream())) {
+  for await (const text of texts(response)) {
     const lines = (left + text).split(/\r\n|\n|\r/);
     left = lines.pop();
     for (const line of lines) {

@@ -1,6 +1,6 @@
 // The clips of one analysis: a list to read, search and seek by, a strip of the whole video, and what failed.
 
-import { byId, clips, clock, el, fill } from "./dom.js";
+import { byId, clips, clock, el, fill, showWithin } from "./dom.js";
 
 export class Captions {
   /** `seek` takes the player to a second of the video. */
@@ -28,7 +28,9 @@ export class Captions {
     this.rows.set(clip.index, row);
     if (before) before.replaceWith(row);
     else this.place(clip.index, row);
-    row.hidden = !matches(clip, byId("search").value.trim().toLowerCase());
+    if (clip.index === this.shown) row.setAttribute("aria-current", "true");
+    const asked = byId("search").value.trim();
+    if (asked) this.search();
   }
 
   row(clip) {
@@ -74,7 +76,7 @@ export class Captions {
     const row = this.rows.get(inside);
     if (!row) return;
     row.setAttribute("aria-current", "true");
-    if (!this.list.contains(document.activeElement)) row.scrollIntoView({ block: "nearest" });
+    if (!this.list.contains(document.activeElement)) showWithin(this.list, row);
   }
 
   failed() {
@@ -83,7 +85,9 @@ export class Captions {
 }
 
 function matches(clip, asked) {
-  return !asked || `${clip.text ?? ""} ${clip.error?.message ?? ""}`.toLowerCase().includes(asked);
+  if (!asked) return true;
+  const events = (clip.events ?? []).map((event) => `${event.event} ${event.object ?? ""}`);
+  return [clip.text ?? "", clip.error?.message ?? "", ...events].join(" ").toLowerCase().includes(asked);
 }
 
 /** Show how much of the video was described, failed, taken from before and seen by whom. */

@@ -1,7 +1,7 @@
 // Questions about the video: answers as they are written, whose places in the video are buttons.
 
 import { call, CallError, events } from "./api.js";
-import { byId, clock, el, fill } from "./dom.js";
+import { byId, clock, el, fill, showWithin } from "./dom.js";
 
 const MARK = /\[(\d+(?::\d\d){1,2})(?:\s*[-–]\s*(\d+(?::\d\d){1,2}))?\]/g;
 
@@ -44,6 +44,7 @@ export class Chat {
     if (byId("chat-model").value) json.model = byId("chat-model").value;
     let said = "";
     this.asking = true;
+    byId("chat").setAttribute("aria-busy", "true"); // read out once it is whole
     try {
       for await (const event of events("/v1/chat/completions", { method: "POST", json, signal: this.signal })) {
         if (event.data === "[DONE]") break;
@@ -60,13 +61,14 @@ export class Chat {
       if (!this.signal.aborted) fill(answer, el("p", { className: "failed" }, error.message));
     } finally {
       this.asking = null;
+      byId("chat").removeAttribute("aria-busy");
     }
   }
 
   say(by, text) {
     const turn = el("li", { className: by }, text);
     byId("chat").append(turn);
-    turn.scrollIntoView({ block: "nearest" });
+    showWithin(byId("chat"), turn);
     return turn;
   }
 

@@ -18,6 +18,13 @@ export function fill(element, ...children) {
   element.replaceChildren(...children.flat().filter((child) => child !== null && child !== undefined));
 }
 
+/** Scroll a list, and nothing around it, so far that the row is in sight. */
+export function showWithin(list, row) {
+  const top = row.offsetTop - list.offsetTop;
+  if (top < list.scrollTop) list.scrollTop = top;
+  else list.scrollTop = Math.max(list.scrollTop, top + row.offsetHeight - list.clientHeight);
+}
+
 export function byId(id) {
   return document.getElementById(id);
 }

@@ -73,18 +73,31 @@ async function listFiles(chosen) {
 }
 
 async function take(file) {
-  if (uploading) return;
+  if (uploading) {
+    say("One video at a time: this one was not taken.");
+    return;
+  }
   uploading = new AbortController();
   const begun = performance.now();
   byId("upload").hidden = false;
+  let before;
   const tell = (arrived) => {
-    const rate = arrived / Math.max(0.001, (performance.now() - begun) / 1000);
+    before ??= arrived;
+    const rate = (arrived - before) / Math.max(0.001, (performance.now() - begun) / 1000);
     byId("upload-bar").value = file.size ? arrived / file.size : 0;
     byId("upload-text").textContent = `${file.name}: ${bytes(arrived)} of ${bytes(file.size)}, ${bytes(Math.round(rate))} a second`;
   };
   await tried(async () => listFiles((await send(file, tell, uploading.signal)).id));
   byId("upload").hidden = true;
+  byId("video").value = ""; // else the same one could not be chosen again
   uploading = null;
+}
+
+let unanswered = {};
+
+function randomKey() {
+  // Not randomUUID, which there is only on https and on this machine.
+  return [...crypto.getRandomValues(new Uint8Array(16))].map((one) => one.toString(16).padStart(2, "0")).join("");
 }
 
 async function start() {
@@ -97,9 +110,18 @@ async function start() {
     allow_cloud: byId("allow_cloud").checked,
   };
   if (byId("prompt").value.trim()) json.prompt = byId("prompt").value.trim();
-  const headers = { "Idempotency-Key": crypto.randomUUID() };
-  const made = await call("/v1/analyses", { method: "POST", json, headers });
-  location.hash = made.id;
+  // A press after a lost answer asks for the same analysis again, not for another one.
+  const asked = JSON.stringify(json);
+  if (unanswered.asked !== asked) unanswered = { asked, key: randomKey() };
+  byId("start").disabled = true;
+  try {
+    const headers = { "Idempotency-Key": unanswered.key };
+    const made = await call("/v1/analyses", { method: "POST", json, headers });
+    unanswered = {};
+    location.hash = made.id;
+  } finally {
+    byId("start").disabled = !byId("file").value;
+  }
   await listAnalyses();
 }
 
@@ -117,8 +139,13 @@ async function listAnalyses(after) {
       el("span", { className: "name" }, one.filename), " ", el("span", { className: `state ${one.state}` }, one.state),
       " ", el("time", {}, new Date(one.created_at * 1000).toLocaleString()))));
   extended = Boolean(after);
+  const told = JSON.stringify(page.data.map((one) => [one.id, one.filename, one.state]));
   if (after) byId("analyses").append(...rows);
-  else fill(byId("analyses"), rows.length ? rows : el("li", {}, "None yet."));
+  // Rows that stay as they are keep the focus that may be in them.
+  else if (told !== byId("analyses").dataset.of || byId("analyses").children.length > rows.length) {
+    fill(byId("analyses"), rows.length ? rows : el("li", {}, "None yet."));
+    byId("analyses").dataset.of = told;
+  }
   oldest = page.last_id;
   byId("older").hidden = !page.has_more;
 }
@@ -134,7 +161,11 @@ async function open() {
   looking = new AbortController();
   const { signal } = looking;
   const id = here();
-  byId("seen").hidden = byId("talk").hidden = !id;
+  byId("seen").hidden = byId("talk").hidden = true;
+  document.title = "Vidray";
+  player.pause();
+  player.removeAttribute("src");
+  player.load();
   for (const link of byId("analyses").querySelectorAll("a")) {
     if (link.hash === `#${id}`) link.setAttribute("aria-current", "true");
     else link.removeAttribute("aria-current");
@@ -142,10 +173,12 @@ async function open() {
   captions.clear();
   strip.clear();
   for (const part of ["summary", "failed", "actions", "coverage"]) byId(part).replaceChildren();
+  byId("actions").dataset.of = "";
   if (!id) return;
   const path = `/v1/analyses/${encodeURIComponent(id)}`;
   const analysis = await call(path, { signal });
   signal.throwIfAborted();
+  byId("seen").hidden = byId("talk").hidden = false;
   byId("seen-title").textContent = analysis.filename;
   document.title = `${analysis.filename} – Vidray`;
   player.hidden = false;
@@ -199,8 +232,11 @@ async function watch(path, analysis, signal) {
   };
   const ticking = setInterval(() => document.hidden || ENDED.includes(analysis.state) || look(), 2000);
   signal.addEventListener("abort", () => clearInterval(ticking));
-  await follow(`${path}/events`, tell, (lost) => say(lost ? "The connection is lost; trying again." : ""), signal);
-  clearInterval(ticking);
+  try {
+    await follow(`${path}/events`, tell, (lost) => say(lost ? "The connection is lost; trying again." : ""), signal);
+  } finally {
+    clearInterval(ticking);
+  }
   if (signal.aborted) return;
   await look();
   if (!extended) await listAnalyses();
@@ -211,6 +247,8 @@ function showState(path, analysis) {
   const total = progress.clips_total ?? "?";
   const eta = progress.eta_s ? `, about ${clock(progress.eta_s)} left` : "";
   byId("state").textContent = `${state}: ${progress.clips_done} of ${total} clips${eta}`;
+  if (byId("actions").dataset.of === state) return;
+  byId("actions").dataset.of = state;
   const act = (name, text) =>
     el("button", { type: "button", onclick: () => tried(() => call(`${path}/${name}`, { method: "POST" }).then(open)) }, text);
   const ended = ENDED.includes(state);
@@ -256,7 +294,16 @@ byId("new-form").addEventListener("submit", (event) => {
   tried(start);
 });
 byId("model").addEventListener("change", showNotice);
-byId("older").addEventListener("click", () => tried(() => listAnalyses(oldest)));
+byId("older").addEventListener("click", async (event) => {
+  event.target.disabled = true;
+  await tried(() => listAnalyses(oldest));
+  event.target.disabled = false;
+});
+// By itself the link would change the address, which names the analysis.
+document.querySelector(".skip").addEventListener("click", (event) => {
+  event.preventDefault();
+  byId("captions").focus();
+});
 byId("key-form").addEventListener("submit", (event) => {
   event.preventDefault();
   setKey(byId("key").value.trim());
@@ -264,6 +311,7 @@ byId("key-form").addEventListener("submit", (event) => {
 });
 player.addEventListener("timeupdate", () => captions.at(player.currentTime));
 player.addEventListener("error", () => {
+  if (!player.hasAttribute("src")) return;
   player.hidden = true;
   byId("no-player").hidden = false;
 });
@@ -271,8 +319,10 @@ addEventListener("hashchange", () => tried(open));
 
 async function begin() {
   byId("key").value = key();
-  await Promise.all([listModels(), listFiles(), listAnalyses()]);
-  await open();
+  const lists = await Promise.allSettled([listModels(), listFiles(), listAnalyses()]);
+  tried(open);
+  const failed = lists.find((list) => list.status === "rejected");
+  if (failed) throw failed.reason;
 }
 
 // Whoever looks at older ones keeps them in sight.

@@ -11,9 +11,14 @@ const KNOWN = "vidray.uploads";
 /** Send `file`, or what is left of it, and return the stored file; `tell` hears the bytes that have arrived. */
 export async function send(file, tell, signal) {
   const upload = (await known(file, signal)) ?? (await begun(file, signal));
+  if (upload.file) {
+    forget(file); // the answer to its completion was lost
+    return upload.file;
+  }
   const parts = placed(upload, file);
   const left = parts.map((id, at) => (id ? null : at)).filter((at) => at !== null);
-  let arrived = upload.parts.reduce((sum, part) => sum + part.bytes, 0);
+  const size = (at) => Math.min(PART_BYTES, file.size - at * PART_BYTES);
+  let arrived = parts.reduce((sum, id, at) => sum + (id ? size(at) : 0), 0);
   tell(arrived);
   async function work() {
     for (let at = left.shift(); at !== undefined; at = left.shift()) {
@@ -59,7 +64,7 @@ async function known(file, signal) {
   if (!id) return null;
   try {
     const upload = await call(`/v1/uploads/${id}`, { signal });
-    return upload.status === "pending" ? upload : null;
+    return upload.status === "pending" || upload.file ? upload : null;
   } catch (error) {
     if (error instanceof CallError && error.status === 404) return null;
     throw error;
@@ -78,7 +83,7 @@ async function patiently(send, signal) {
     try {
       return await send();
     } catch (error) {
-      const again = error instanceof CallError && (error.status === 0 || error.status === 429 || error.status >= 500);
+      const again = error instanceof CallError && (error.status === 0 || [408, 429].includes(error.status) || error.status >= 500);
       if (signal.aborted || !again || tries === TRIES) throw error;
       await wait(Math.min(500 * 2 ** tries, 15_000), signal);
     }

@@ -103,7 +103,8 @@ def test_ctrl_c_leaves_the_analysis_and_the_same_command_comes_back(
     try:
         while not (there := analyses(service)):
             time.sleep(0.05)
-        time.sleep(0.5)
+        while not service.services.analyses.watchers:
+            time.sleep(0.05)
         running.send_signal(signal.SIGINT)
         out, err = running.communicate(timeout=20)
     finally:
@@ -112,7 +113,7 @@ def test_ctrl_c_leaves_the_analysis_and_the_same_command_comes_back(
     assert (running.returncode, out) == (INTERRUPTED, "")
     assert err == (
         "stopped watching; the analysis goes on: the same command comes back to it, "
-        f"`vidray cancel {there[0]}` ends it\n"
+        f"`vidray cancel {there[0]} --server {service.url}` ends it\n"
     )
     service.let(3)
     assert analyze().returncode == DONE
@@ -223,3 +224,13 @@ def test_an_analysis_that_was_removed_is_made_anew(service: Served, analyze: Ana
     assert analyze().returncode == DONE
     [second] = analyses(service)
     assert second != first
+
+
+def test_a_file_that_was_removed_is_sent_again(service: Served, analyze: Analyze) -> None:
+    assert analyze().returncode == DONE
+    for kind in ("analyses", "files"):
+        [one] = httpx2.get(f"{service.url}/v1/{kind}").json()["data"]
+        httpx2.delete(f"{service.url}/v1/{kind}/{one['id']}").raise_for_status()
+    done = analyze()
+    assert (done.returncode, done.stderr) == (DONE, "")
+    assert len(httpx2.get(f"{service.url}/v1/files").json()["data"]) == 1

@@ -61,7 +61,7 @@ def test_a_folder_is_described_and_one_bad_video_is_a_row(cluster: Cluster, samp
         env={name: value for name, value in environment().items() if name != "RAY_AUTH_MODE"},
     )
     assert "10 reused, 0 failed" in second.stdout, second.stdout + second.stderr
-    assert "`ray job stop raysubmit_" in second.stderr
+    assert f"`ray job stop --address {cluster.dashboard_url} raysubmit_" in second.stderr
     assert second.returncode == PARTIAL, "the job's own"
     coverage = [json.loads((folder / "result.json").read_text())["coverage"] for folder in folders]
     assert [one["reused"] for one in coverage] == [6, 4]
