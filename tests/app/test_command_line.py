@@ -228,7 +228,7 @@ def test_the_shell_completes_commands_and_options(shell: str) -> None:
 def test_a_job_is_refused_before_it_is_sent(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Set here, and so undone here: `submit` sets it for its process, and the Ray of later tests asks this one for a token.
+    # Set here and so undone here: `submit` sets it for its process, whose Ray later tests need otherwise.
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
     for arguments, said in (
         (("submit",), "Missing option '--input'"),
