@@ -3,8 +3,7 @@
 import sys
 import time
 from collections import Counter
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from rich.console import Console
 
@@ -12,13 +11,13 @@ from deployments.errors import AppError
 from pipelines.analysis import Analysis
 from pipelines.command_line import DONE, FAILED, PARTIAL
 from pipelines.outcome import ClipOutcome
-from pipelines.progress_bar import clip_progress
+from pipelines.progress_bar import Shown, clip_progress
 from pipelines.source import shown
 
 _LINE_EVERY_S = 10.0
 
 
-class BatchReport:
+class BatchReport(Shown):
     """Counts what is done; shows a bar on a terminal and a line now and then in a log."""
 
     def __init__(self, videos: int) -> None:
@@ -33,15 +32,6 @@ class BatchReport:
         self._terminal = console.is_terminal
         self._progress = clip_progress(console, transient=False)
         self._task = self._progress.add_task("describing", total=None)
-
-    def __enter__(self) -> Self:
-        self._progress.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._progress.stop()
 
     def opened(self, analysis: Analysis) -> None:
         self._clips_total += len(analysis.clips)

@@ -17,6 +17,14 @@ from pipelines.plan import SamplingOptions
 DONE, FAILED, USAGE, PARTIAL, INTERRUPTED = 0, 1, 2, 3, 130
 """Exit codes: done; it failed; the command or its input was wrong; done, but not every clip has a caption; Ctrl-C."""
 
+_ENDED = {"completed": DONE, "partial": PARTIAL}
+
+
+def code_of(status: str) -> int:
+    """Return the exit code for how an analysis ended."""
+    return _ENDED.get(status, FAILED)
+
+
 MAX_PROMPT_CHARS = 10_000
 
 Seed = Annotated[int, typer.Option(help="which of the possible variations; the same seed gives the same caption")]

@@ -1,4 +1,7 @@
-"""The progress bar of every command that describes clips."""
+"""The progress bars of the commands: clips that are described, bytes that are sent."""
+
+from types import TracebackType
+from typing import Self
 
 from rich.console import Console
 from rich.progress import (
@@ -6,6 +9,7 @@ from rich.progress import (
     DownloadColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
     SpinnerColumn,
     TextColumn,
     TimeElapsedColumn,
@@ -14,34 +18,40 @@ from rich.progress import (
 )
 
 
+class Shown:
+    """Whoever shows a bar, from the beginning of a `with` block to its end."""
+
+    _progress: Progress
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._progress.stop()
+
+
 def clip_progress(console: Console, *, transient: bool) -> Progress:
     """Return a bar that counts clips, with ETA; it shows nothing where the console is no terminal."""
+    return _bar(console, MofNCompleteColumn(), TextColumn("clips"), TimeElapsedColumn(), transient=transient)
+
+
+def upload_progress(console: Console) -> Progress:
+    """Return a bar that counts bytes, with speed and ETA; it shows nothing where the console is no terminal."""
+    return _bar(console, DownloadColumn(binary_units=True), TransferSpeedColumn(), transient=True)
+
+
+def _bar(console: Console, *counting: ProgressColumn, transient: bool) -> Progress:
     return Progress(
         SpinnerColumn(),
         TextColumn("{task.description}"),
         BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("clips"),
-        TimeElapsedColumn(),
+        *counting,
         TextColumn("ETA"),
         TimeRemainingColumn(),
         console=console,
         disable=not console.is_terminal,
         transient=transient,
-    )
-
-
-def upload_progress(console: Console) -> Progress:
-    """Return a bar that counts bytes, with speed and ETA; it shows nothing where the console is no terminal."""
-    return Progress(
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        BarColumn(),
-        DownloadColumn(binary_units=True),
-        TransferSpeedColumn(),
-        TextColumn("ETA"),
-        TimeRemainingColumn(),
-        console=console,
-        disable=not console.is_terminal,
-        transient=True,
     )

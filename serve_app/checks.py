@@ -4,7 +4,6 @@ import importlib.metadata
 import os
 import platform
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -22,13 +21,14 @@ from deployments.vision.qwen.hardware import gpus, torch_build, version_of
 from pipelines.plan import SamplingOptions, plan_clips
 from pipelines.sandbox import Sandbox
 from pipelines.video import DecoderName
+from serve_app.alerts import STORAGE_LOW_BYTES
 from serve_app.config import default_config_path, load_config
+from serve_app.ports import why_taken
 from serve_app.service_client import ServiceClient
 from serve_app.settings import AppArgs
 
 State = Literal["good", "note", "bad"]
 LEAST_PYTHON = (3, 11)
-LEAST_FREE_BYTES = 10 * 2**30
 LEAST_SHARED_BYTES = 2 * 2**30
 DASHBOARD_PORT = 8265
 _ANSWER_S = 3.0
@@ -170,8 +170,8 @@ def _disk(what: str, folder: Path) -> Finding:
         return Finding(
             what, "bad", f"{there} cannot be written", "let this user write there, or configure another place"
         )
-    if free_bytes < LEAST_FREE_BYTES:
-        return Finding(what, "note", found, f"{_gib(LEAST_FREE_BYTES)} or more leave room for videos and Ray's logs")
+    if free_bytes < STORAGE_LOW_BYTES:
+        return Finding(what, "note", found, f"{_gib(STORAGE_LOW_BYTES)} or more leave room for videos and Ray's logs")
     return Finding(what, "good", found)
 
 
@@ -188,22 +188,15 @@ def _shared_memory() -> Finding:
 
 
 def _port(what: str, host: str, port: int) -> Finding:
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            pass_on = error
-        else:
-            return Finding(what, "good", f"{host}:{port} is free")
-    if what == "API port" and _answers(f"http://{host}:{port}"):
+    reason = why_taken(host, port)
+    if reason is None:
+        return Finding(what, "good", f"{host}:{port} is free")
+    if what != "API port":
+        advice = "a Ray that runs already; `vidray serve` takes another"
+        return Finding(what, "note", f"{host}:{port}: {reason}", advice)
+    if _answers(f"http://{host}:{port}"):
         return Finding(what, "good", f"a Vidray service runs at {host}:{port}")
-    if what == "API port":
-        advice = "end what listens there, or set http_options.port"
-        return Finding(what, "bad", f"{host}:{port}: {pass_on.strerror}", advice)
-    return Finding(
-        what, "note", f"{host}:{port}: {pass_on.strerror}", "a Ray that runs already; `vidray serve` takes another"
-    )
+    return Finding(what, "bad", f"{host}:{port}: {reason}", "end what listens there, or set http_options.port")
 
 
 def _answers(url: str) -> bool:

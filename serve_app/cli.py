@@ -79,7 +79,7 @@ def analyze(
         print_timeline(result, target, (RESULT, TIMELINE))
     else:
         print_timeline(result, target)
-    raise typer.Exit({"completed": options.DONE, "partial": options.PARTIAL}.get(result["status"], options.FAILED))
+    raise typer.Exit(options.code_of(result["status"]))
 
 
 def _analyze_here(

@@ -5,7 +5,6 @@ import copy
 import logging
 import os
 import signal
-import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -23,6 +22,7 @@ from deployments.errors import InvalidConfig, ReplicaLost
 from deployments.vision.client import APP_NAME
 from pipelines.ray_console import quiet_ray_console
 from pipelines.rows import leave_ray
+from serve_app.ports import why_taken
 from serve_app.processes import end_processes, with_descendants
 from serve_app.settings import GATEWAY
 
@@ -79,13 +79,8 @@ def local_app(config: dict[str, Any], *, http: bool, gpus: int | None = None) ->
 
 def _require_free(host: str, port: int) -> None:
     """Raise InvalidConfig where nobody can listen: Serve would only say so by not coming up."""
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # what a server that has just ended leaves is free
-        try:
-            probe.bind((host, port))
-        except (OSError, OverflowError) as error:
-            reason = getattr(error, "strerror", None) or str(error)
-            raise InvalidConfig(f"http_options must name a free address, got {host}:{port}: {reason}") from error
+    if reason := why_taken(host, port):
+        raise InvalidConfig(f"http_options must name a free address, got {host}:{port}: {reason}")
 
 
 def drain_gateways(deadline_s: float) -> int:

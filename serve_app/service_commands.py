@@ -22,7 +22,6 @@ ServerOption = Annotated[
 JsonOption = Annotated[bool, typer.Option("--json", help="print the service's own answer")]
 AnalysisArgument = Annotated[str, typer.Argument(help="the analysis's id", show_default=False)]
 LOCAL_SERVICE = "http://127.0.0.1:8000"
-_ENDED = {"completed": options.DONE, "partial": options.PARTIAL}
 
 
 def models(server: ServerOption = LOCAL_SERVICE, as_json: JsonOption = False) -> None:
@@ -64,7 +63,7 @@ def watch(analysis: AnalysisArgument, server: ServerOption = LOCAL_SERVICE, as_j
         _print_json(result)
     else:
         print_timeline(result)
-    raise typer.Exit(_ENDED.get(result["status"], options.FAILED))
+    raise typer.Exit(options.code_of(result["status"]))
 
 
 def export(

@@ -3,15 +3,14 @@
 import re
 import sys
 from collections.abc import Mapping, Sequence
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
 
 from pipelines.exports import clock, event_line
 from pipelines.outcome import ClipOutcome
-from pipelines.progress_bar import clip_progress, upload_progress
+from pipelines.progress_bar import Shown, clip_progress, upload_progress
 
 if TYPE_CHECKING:
     # It brings Ray, whose import takes seconds: the bar is there before that.
@@ -25,22 +24,13 @@ def plain(text: str) -> str:
     return _CONTROL.sub("\ufffd", text)
 
 
-class _Bar:
+class _Bar(Shown):
     """A bar with ETA below the lines that are said; silent where standard error is no terminal."""
 
     def __init__(self) -> None:
         self._console = Console(stderr=True, highlight=False)
         self._progress = clip_progress(self._console, transient=True)
         self._task = self._progress.add_task("starting", total=None)
-
-    def __enter__(self) -> Self:
-        self._progress.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._progress.stop()
 
     def _clip(self, clip: Mapping[str, Any]) -> None:
         """Say what became of a clip, as results have it."""
@@ -57,22 +47,13 @@ class _Bar:
             self._progress.console.print(markup)
 
 
-class UploadBar:
+class UploadBar(Shown):
     """Shows how much of a file has arrived, how fast, and the ETA; silent where standard error is no terminal."""
 
     def __init__(self, name: str) -> None:
         console = Console(stderr=True, highlight=False)
         self._progress = upload_progress(console)
         self._task = self._progress.add_task(f"sending {_quoted(name)}", total=None)
-
-    def __enter__(self) -> Self:
-        self._progress.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._progress.stop()
 
     def arrived(self, sent_bytes: int, size_bytes: int) -> None:
         self._progress.update(self._task, completed=sent_bytes, total=size_bytes)

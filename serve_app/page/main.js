@@ -231,7 +231,6 @@ async function watch(path, analysis, signal) {
     if (type === "progress" || type === "done") await look();
   };
   const ticking = setInterval(() => document.hidden || ENDED.includes(analysis.state) || look(), 2000);
-  signal.addEventListener("abort", () => clearInterval(ticking));
   try {
     await follow(`${path}/events`, tell, (lost) => say(lost ? "The connection is lost; trying again." : ""), signal);
   } finally {
