@@ -21,7 +21,7 @@ from serve_app import service_commands
 from serve_app.doctor import doctor
 from serve_app.jobs import submit
 from serve_app.remote_analysis import RESULT, TIMELINE, RemoteRequest, analyze_remotely
-from serve_app.terminal import TerminalWatcher, print_timeline
+from serve_app.terminal import TerminalWatcher, print_timeline, write_out
 
 app = typer.Typer(
     name="vidray",
@@ -74,7 +74,7 @@ def analyze(
     else:
         result = _analyze_here(video, target, asked, model, config, address)
     if as_json:
-        sys.stdout.write(json.dumps(result, ensure_ascii=False, indent=1) + "\n")
+        write_out(json.dumps(result, ensure_ascii=False, indent=1) + "\n")
     elif server is not None:
         print_timeline(result, target, (RESULT, TIMELINE))
     else:

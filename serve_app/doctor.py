@@ -21,7 +21,13 @@ def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="print the findings as JSON")] = False,
 ) -> None:
     """Say what this machine lacks, and what to do: Python, GPU, libraries, decoders, disk, ports, Ray, config."""
-    from serve_app.checks import findings
+    try:
+        from serve_app.checks import findings
+    except (ImportError, OSError) as error:  # what a library says that is missing, or lacks one of its own
+        sys.stderr.write(
+            plain(f"error: expected the libraries that `make setup` installs, got {error}: run it again\n")
+        )
+        raise typer.Exit(options.FAILED) from error
 
     found = []
     for finding in findings(config):

@@ -6,6 +6,7 @@ import json
 import os
 import shlex
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 from urllib.parse import urlsplit
@@ -16,11 +17,14 @@ from deployments.errors import ServiceFailed
 from pipelines import command_line as options
 
 if TYPE_CHECKING:
-    from ray.job_submission import JobSubmissionClient
+    from ray.job_submission import JobDetails, JobSubmissionClient
 
 LOCAL_DASHBOARD = "http://127.0.0.1:8265"
 _TOKEN_FILE = Path("~/.ray/auth_token")
 """Where Ray keeps the token of the clusters that it starts on this machine."""
+_AGAIN_S = 1.0
+_PATIENCE_S = 120.0
+"""How long the dashboard may be gone before the job is given up."""
 
 
 def submit(
@@ -52,11 +56,10 @@ def submit(
         _told(job, None, as_json)
         return
     try:
-        asyncio.run(_follow(client, job, quiet=as_json))
+        details = asyncio.run(_followed(client, job, quiet=as_json))
     except KeyboardInterrupt:
         sys.stderr.write(f"stopped watching; the job goes on: {job}\n")
         raise typer.Exit(options.INTERRUPTED) from None
-    details = client.get_job_info(job)
     _told(job, str(details.status), as_json)
     code = options.DONE if details.status == "SUCCEEDED" else (details.driver_exit_code or options.FAILED)
     raise typer.Exit(code)
@@ -93,10 +96,31 @@ def _python_at(address: str) -> str:
     return sys.executable if here else "python"
 
 
-async def _follow(client: "JobSubmissionClient", job: str, *, quiet: bool) -> None:
-    async for lines in client.tail_job_logs(job):
-        (sys.stderr if quiet else sys.stdout).write(lines)
-        sys.stdout.flush()
+async def _followed(client: "JobSubmissionClient", job: str, *, quiet: bool) -> "JobDetails":
+    """Return how the job ended; show what it says, once, over any number of connections. Raises ServiceFailed."""
+    from aiohttp import ClientError
+
+    out = sys.stderr if quiet else sys.stdout
+    shown, gone_since_s = 0, None
+    while True:
+        try:
+            heard = 0  # a new connection tells it all again
+            async for text in client.tail_job_logs(job):
+                out.write(text[max(0, shown - heard) :])
+                out.flush()
+                heard += len(text)
+                shown = max(shown, heard)
+            details = client.get_job_info(job)
+            if details.status.is_terminal():
+                return details
+            gone_since_s = None
+        except (OSError, RuntimeError, ClientError) as error:
+            gone_since_s = gone_since_s or time.monotonic()
+            if time.monotonic() - gone_since_s > _PATIENCE_S:
+                raise ServiceFailed(
+                    f"expected the job {job} at the dashboard, which knew it before, got {_first_line(error)}"
+                ) from error
+        await asyncio.sleep(_AGAIN_S)
 
 
 def _told(job: str, status: str | None, as_json: bool) -> None:

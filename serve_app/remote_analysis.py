@@ -9,12 +9,12 @@ from typing import Any
 
 import typer
 
-from deployments.errors import InvalidInput, OutputConflict
+from deployments.errors import InvalidInput, OutputConflict, UnknownModel
 from pipelines import command_line as options
 from pipelines.options import AnalysisOptions
 from serve_app.local_file import write_whole
 from serve_app.resumable_upload import send
-from serve_app.service_client import analysis_path, service_at
+from serve_app.service_client import ServiceClient, analysis_path, patiently, service_at
 from serve_app.terminal import UploadBar
 from serve_app.watching import watched
 
@@ -43,31 +43,43 @@ def analyze_remotely(request: RemoteRequest) -> dict[str, Any]:
     if (request.out / RESULT).exists() and not (request.out / NOTES).exists():
         raise OutputConflict(f"expected no results of another run in {request.out}, got some: name another --out")
     with service_at(request.server) as service:
+        model = _model(service, request.model)
         try:
             with UploadBar(request.video.name) as bar:
                 file_id = send(service, request.video, request.out / NOTES, bar.arrived)
         except KeyboardInterrupt:
             sys.stderr.write("stopped; what has arrived is kept: run the same command to go on\n")
             raise typer.Exit(options.INTERRUPTED) from None
-        body = _body(request, file_id)
-        begun = service.post("/v1/analyses", body, headers={"Idempotency-Key": _same_for(body)})
+        body = _body(request.options, file_id, model)
+        key = _same_for(body)
+        begun = patiently(lambda: service.post("/v1/analyses", body, headers={"Idempotency-Key": key}))
         analysis, path = begun["id"], analysis_path(begun["id"])
         if begun["state"] in _TO_TRY_AGAIN:
             service.post(f"{path}/retry")
         end = f"vidray cancel {analysis} --server {service.url}"
-        watched(service, analysis, again=f"the same command comes back to it, `{end}` ends it")
-        result = service.get(f"{path}/result")
+        result = watched(service, analysis, again=f"the same command comes back to it, `{end}` ends it")
         write_whole(request.out / RESULT, json.dumps(result, ensure_ascii=False, indent=1) + "\n")
-        write_whole(request.out / TIMELINE, service.text(f"{path}/result", format="md"))
+        write_whole(request.out / TIMELINE, patiently(lambda: service.text(f"{path}/result", format="md")))
     return result
 
 
-def _body(request: RemoteRequest, file_id: str) -> dict[str, Any]:
+def _model(service: ServiceClient, name: str | None) -> str:
+    """Return the model to ask, by default the service's, before anything is sent. Raises UnknownModel, ServiceFailed.
+
+    It is named in the request, whose Idempotency-Key would else stand for two, once the service's default is another.
+    """
+    there = [model["id"] for model in service.get("/v1/models")["data"] if model["kind"] == "vision"]
+    chosen = there[0] if name is None else name
+    if chosen not in there:
+        raise UnknownModel(f"expected one of the models {', '.join(there)}, got {chosen!r}")
+    return chosen
+
+
+def _body(asked: AnalysisOptions, file_id: str, model: str) -> dict[str, Any]:
     """Return the request as the service takes it: what is not asked for is left to its defaults."""
-    asked = request.options
     body: dict[str, Any] = {
         "file_id": file_id,
-        "model": request.model,
+        "model": model,
         "prompt": asked.prompt,
         "decoder": asked.decoder,
         "events": list(asked.event_kinds),

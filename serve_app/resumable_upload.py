@@ -1,20 +1,16 @@
 """Send a file to a service in parts; sent again, after whatever stopped it, it goes on behind what has arrived."""
 
 import json
-import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
-from deployments.errors import InvalidInput, NotFound, ServiceFailed
+from deployments.errors import InvalidInput, NotFound
 from serve_app.local_file import write_whole
-from serve_app.service_client import ServiceClient
+from serve_app.service_client import ServiceClient, patiently
 
 PART_BYTES = 4 * 2**20
 """Small enough to cost the service little memory, and a cut little time."""
-_TRIES = 8
-_LONGEST_PAUSE_S = 15.0
 
 
 @dataclass(slots=True)
@@ -56,11 +52,11 @@ def send(service: ServiceClient, video: Path, notes: Path, tell: Callable[[int, 
                     raise InvalidInput(f"expected a video file that stays as it is, got one that shrinks: {video}")
                 files = {"data": ("part", part)}
                 path = f"/v1/uploads/{here.upload_id}/parts"
-                here.part_ids.append(_patiently(lambda: service.post(path, files=files))["id"])  # noqa: B023
+                here.part_ids.append(patiently(lambda: service.post(path, files=files))["id"])  # noqa: B023
                 here.sent_bytes += len(part)
                 _write(notes, here)
             tell(here.size_bytes, here.size_bytes)
-            done = _patiently(
+            done = patiently(
                 lambda: service.post(f"/v1/uploads/{here.upload_id}/complete", {"part_ids": here.part_ids})
             )
     except OSError as error:
@@ -80,7 +76,7 @@ def _is_there(service: ServiceClient, here: _Notes, name: str) -> bool:
             return False
     if here.file_id is not None and _there(service, f"/v1/files/{here.file_id}"):
         return True
-    begun = _patiently(lambda: service.post("/v1/uploads", {"filename": name, "bytes": here.size_bytes}))
+    begun = service.post("/v1/uploads", {"filename": name, "bytes": here.size_bytes})
     here.upload_id, here.part_ids, here.sent_bytes, here.file_id = begun["id"], [], 0, None
     return False
 
@@ -91,18 +87,6 @@ def _there(service: ServiceClient, path: str) -> bool:
     except NotFound:
         return False
     return True
-
-
-def _patiently(call: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """Call again while the service does not answer or has no room."""
-    for tries in range(1, _TRIES + 1):
-        try:
-            return call()
-        except ServiceFailed:
-            if tries == _TRIES:
-                raise
-            time.sleep(min(0.5 * 2**tries, _LONGEST_PAUSE_S))
-    raise AssertionError("the last try returns or raises")
 
 
 def _read(path: Path) -> _Notes | None:

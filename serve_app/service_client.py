@@ -3,10 +3,10 @@
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 from urllib.parse import quote
 
 import httpx2
@@ -17,10 +17,12 @@ _CONNECT_S, _ANSWER_S = 5.0, 120.0
 _QUIET_S = 60.0
 """A stream that says nothing for so long is dead: the service says something every quarter of a minute."""
 _AGAIN_S = 1.0
+_TRIES = 8
+_LONGEST_PAUSE_S = 15.0
 _MAY_PASS = (httpx2.codes.REQUEST_TIMEOUT, httpx2.codes.TOO_MANY_REQUESTS)
 _PATIENCE_S = 120.0
 """How long a service that has answered before may be gone, as while it is started again."""
-
+_Answer = TypeVar("_Answer")
 
 KEY_VARIABLE = "VIDRAY_API_KEY"
 """The environment variable of the key; an option would show it to whoever lists processes."""
@@ -34,6 +36,19 @@ def service_at(url: str) -> "ServiceClient":
 def analysis_path(analysis: str) -> str:
     """Return where an analysis is, whatever its id holds."""
     return f"/v1/analyses/{quote(analysis, safe='')}"
+
+
+def patiently(call: Callable[[], _Answer]) -> _Answer:
+    """Call again while a service that has answered before does not, as while it is started again, or has no room.
+
+    What is called can be done twice. Raises what it raises, ServiceFailed after a minute.
+    """
+    for tries in range(1, _TRIES):
+        try:
+            return call()
+        except ServiceFailed:
+            time.sleep(min(0.5 * 2**tries, _LONGEST_PAUSE_S))
+    return call()
 
 
 class ServiceClient:

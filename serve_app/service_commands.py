@@ -13,7 +13,7 @@ from pipelines import command_line as options
 from pipelines.exports import clock
 from serve_app.local_file import write_whole
 from serve_app.service_client import ServiceClient, analysis_path, service_at
-from serve_app.terminal import plain, print_timeline
+from serve_app.terminal import plain, print_timeline, write_out
 from serve_app.watching import watched
 
 ServerOption = Annotated[
@@ -57,8 +57,7 @@ def status(
 def watch(analysis: AnalysisArgument, server: ServerOption = LOCAL_SERVICE, as_json: JsonOption = False) -> None:
     """Show captions as they come, then the timeline."""
     with service_at(server) as service:
-        watched(service, analysis, again=f"`vidray watch {analysis} --server {server}` comes back to it")
-        result = service.get(f"{analysis_path(analysis)}/result")
+        result = watched(service, analysis, again=f"`vidray watch {analysis} --server {server}` comes back to it")
     if as_json:
         _print_json(result)
     else:
@@ -77,7 +76,7 @@ def export(
     with service_at(server) as service:
         text = service.text(f"{analysis_path(analysis)}/result", format="json" if as_json else form)
     if out is None:
-        sys.stdout.write(text)
+        write_out(text)
         return
     write_whole(out, text)
 
@@ -193,4 +192,4 @@ def _print(table: Table) -> None:
 
 
 def _print_json(answer: dict[str, Any]) -> None:
-    sys.stdout.write(json.dumps(answer, ensure_ascii=False, indent=1) + "\n")
+    write_out(json.dumps(answer, ensure_ascii=False, indent=1) + "\n")

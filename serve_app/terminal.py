@@ -24,6 +24,11 @@ def plain(text: str) -> str:
     return _CONTROL.sub("\ufffd", text)
 
 
+def write_out(text: str) -> None:
+    """Write an answer to standard output: to a terminal without what it obeys, to anything else as it is."""
+    sys.stdout.write(plain(text) if sys.stdout.isatty() else text)
+
+
 class _Bar(Shown):
     """A bar with ETA below the lines that are said; silent where standard error is no terminal."""
 

@@ -2,17 +2,18 @@
 
 import contextlib
 import sys
+from typing import Any
 
 import typer
 
 from deployments.errors import ServiceFailed
 from pipelines import command_line as options
-from serve_app.service_client import ServiceClient, analysis_path
+from serve_app.service_client import ServiceClient, analysis_path, patiently
 from serve_app.terminal import EventWatcher, plain
 
 
-def watched(service: ServiceClient, analysis: str, *, again: str) -> None:
-    """Return when it is done. Ctrl-C stops the watching alone: it says `again`, how to come back, and exits."""
+def watched(service: ServiceClient, analysis: str, *, again: str) -> dict[str, Any]:
+    """Return the result once it is done. Ctrl-C stops the watching alone: it says `again`, how to come back."""
     path = analysis_path(analysis)
     try:
         with EventWatcher() as watcher:
@@ -22,6 +23,7 @@ def watched(service: ServiceClient, analysis: str, *, again: str) -> None:
                 if kind == "progress":
                     with contextlib.suppress(ServiceFailed):  # the next one tells it, too
                         watcher.progress(service.get(path))
+        return patiently(lambda: service.get(f"{path}/result"))
     except KeyboardInterrupt:
         sys.stderr.write(f"stopped watching; the analysis goes on: {plain(again)}\n")
         raise typer.Exit(options.INTERRUPTED) from None

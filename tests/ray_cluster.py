@@ -2,7 +2,9 @@
 
 import contextlib
 import logging
+import signal
 import socket
+import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -102,3 +104,15 @@ def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def vidray(*arguments: str) -> list[str]:
     """Return the argument list of the `vidray` command of this environment."""
     return [str(Path(sys.executable).parent / "vidray"), *arguments]
+
+
+def at_a_terminal(command: list[str], **options: Any) -> "subprocess.Popen[str]":
+    """Start a command that hears Ctrl-C, which shells keep from what they start in the background, as tests may be."""
+    return subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        **options,
+    )

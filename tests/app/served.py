@@ -3,7 +3,7 @@
 import asyncio
 import threading
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -35,17 +35,22 @@ class Services(FakeServices):
 
 
 class Served:
-    """The app over a store in `folder`, from `start` to `stop`, as often as one likes; `made` changes its services."""
+    """The app over a store in `folder`, from `start` to `stop`, as often as one likes; `made` changes its services.
 
-    def __init__(self, folder: Path, made: Callable[[Services], None] = lambda _: None) -> None:
+    `models`, the default one first, are those of the next start.
+    """
+
+    def __init__(
+        self, folder: Path, made: Callable[[Services], None] = lambda _: None, models: Sequence[ModelStatus] = (SIM,)
+    ) -> None:
         self.store: ObjectStore = open_store(str(folder / "store"))
-        self._made = made
+        self._made, self.models = made, models
         self._port = free_port()
         self.url = f"http://127.0.0.1:{self._port}"
         self.start()
 
     def start(self) -> None:
-        self.services = Services(self.store, SIM)
+        self.services = Services(self.store, *self.models)
         self._made(self.services)
         self._server = uvicorn.Server(
             uvicorn.Config(create_app(self.services), port=self._port, log_config=None, timeout_graceful_shutdown=1)

@@ -3,6 +3,7 @@
 import json
 import os
 import socket
+import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,7 +18,7 @@ from serve_app import checks
 from serve_app.checks import Finding, findings
 from serve_app.cli import app
 from tests.app.served import Served
-from tests.ray_cluster import ROOT, free_port
+from tests.ray_cluster import ROOT, free_port, vidray
 
 pytestmark = pytest.mark.timeout(120)
 CONFIG = ROOT / "serve_config.yaml"
@@ -64,6 +65,23 @@ def test_what_is_missing_has_advice_and_the_command_fails(
     at = next(number for number, line in enumerate(lines) if line.startswith("missing config"))
     assert "expected a readable config file" in lines[at]
     assert "serve_config.yaml" in lines[at + 1]
+
+
+def test_a_library_that_does_not_load_is_one_line_with_advice(tmp_path: Path) -> None:
+    (tmp_path / "av.py").write_text("raise ImportError('libavcodec.so.62: cannot open shared object file')\n")
+    done = subprocess.run(
+        vidray("doctor"),
+        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (FAILED, "")
+    assert done.stderr == (
+        "error: expected the libraries that `make setup` installs, got libavcodec.so.62: cannot open shared object "
+        "file: run it again\n"
+    )
 
 
 @pytest.mark.usefixtures("without_decoding")

@@ -8,6 +8,7 @@ import struct
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import httpx2
@@ -15,12 +16,12 @@ import pytest
 
 from deployments.errors import ServiceFailed
 from pipelines.command_line import DONE, FAILED, INTERRUPTED, PARTIAL, USAGE
-from serve_app import resumable_upload
+from serve_app import resumable_upload, service_client
 from serve_app.resumable_upload import send
 from serve_app.service_client import ServiceClient
 from tests import videos
-from tests.app.served import Served
-from tests.ray_cluster import free_port, vidray
+from tests.app.served import SIM, Served
+from tests.ray_cluster import at_a_terminal, free_port, vidray
 
 pytestmark = [pytest.mark.timeout(120), pytest.mark.usefixtures("decoded_in_no_time")]
 ENVIRONMENT = os.environ | {"NO_COLOR": "1", "COLUMNS": "200"}
@@ -68,7 +69,7 @@ def analyses(service: Served) -> list[str]:
 @pytest.fixture
 def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(resumable_upload, "PART_BYTES", 20_000)
-    monkeypatch.setattr(resumable_upload, "_LONGEST_PAUSE_S", 0.01)
+    monkeypatch.setattr(service_client, "_LONGEST_PAUSE_S", 0.01)
 
 
 def test_a_video_is_sent_described_and_its_result_brought_home(service: Served, film: Path, analyze: Analyze) -> None:
@@ -92,14 +93,7 @@ def test_ctrl_c_leaves_the_analysis_and_the_same_command_comes_back(
     service: Served, film: Path, analyze: Analyze
 ) -> None:
     service.hold()
-    running = subprocess.Popen(
-        command(service, film),
-        env=ENVIRONMENT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-    )
+    running = at_a_terminal(command(service, film), env=ENVIRONMENT)
     try:
         while not (there := analyses(service)):
             time.sleep(0.05)
@@ -196,9 +190,14 @@ def test_a_service_that_is_gone_for_a_moment_costs_the_part_under_way(
 
 
 @pytest.mark.usefixtures("small_parts")
-def test_a_service_that_stays_away_is_given_up(film: Path, tmp_path: Path) -> None:
-    with ServiceClient(f"http://127.0.0.1:{free_port()}") as client, pytest.raises(ServiceFailed, match="ConnectError"):
-        send(client, film, tmp_path / "upload.json", lambda sent, size: None)
+def test_a_service_that_stays_away_is_given_up(service: Served, film: Path, tmp_path: Path) -> None:
+    def away(sent_bytes: int, size_bytes: int) -> None:
+        if sent_bytes == 40_000:
+            service.stop()
+
+    with ServiceClient(service.url) as client, pytest.raises(ServiceFailed, match="ConnectError"):
+        send(client, film, tmp_path / "upload.json", away)
+    assert len(json.loads((tmp_path / "upload.json").read_text())["part_ids"]) == 2, "what has arrived is remembered"
 
 
 def test_what_cannot_be_sent_is_one_line(service: Served, film: Path, analyze: Analyze, tmp_path: Path) -> None:
@@ -215,6 +214,32 @@ def test_what_cannot_be_sent_is_one_line(service: Served, film: Path, analyze: A
     assert told.returncode in (USAGE, FAILED)
     assert told.stderr.startswith("error: expected a whole mp4")
     assert told.stderr.count("\n") == 1
+
+
+def test_a_model_that_is_not_there_is_told_before_anything_is_sent(service: Served, analyze: Analyze) -> None:
+    told = analyze("--model", "none")
+    assert (told.returncode, told.stderr) == (USAGE, "error: expected one of the models sim, got 'none'\n")
+    assert httpx2.get(f"{service.url}/v1/files").json()["data"] == []
+
+
+def test_a_service_that_is_not_there_is_told_at_once(film: Path) -> None:
+    nobody = f"http://127.0.0.1:{free_port()}"
+    asked = vidray("analyze", str(film), "--server", nobody, "--out", str(film.parent / "out"))
+    told = subprocess.run(asked, env=ENVIRONMENT, capture_output=True, text=True, timeout=20, check=False)
+    assert (told.returncode, told.stderr) == (
+        FAILED,
+        f"error: expected a Vidray service at {nobody}, got ConnectError\n",
+    )
+
+
+def test_the_same_command_asks_the_new_default_model_once_there_is_one(service: Served, analyze: Analyze) -> None:
+    assert "described by sim " in analyze().stdout
+    service.stop()
+    service.models = (replace(SIM, info=replace(SIM.info, name="other")), SIM)
+    service.start()
+    done = analyze()
+    assert (done.returncode, done.stderr) == (DONE, "")
+    assert "described by other " in done.stdout
 
 
 def test_an_analysis_that_was_removed_is_made_anew(service: Served, analyze: Analyze) -> None:

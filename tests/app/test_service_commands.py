@@ -7,12 +7,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx2
 import pytest
 
 from pipelines.command_line import DONE, FAILED, PARTIAL, USAGE, run_command
 from serve_app.cli import app
+from serve_app.service_client import ServiceClient
 from serve_app.terminal import plain
 from tests import videos
 from tests.app.served import SIM, Served
@@ -92,6 +94,27 @@ def test_a_watcher_comes_back_to_a_service_that_was_started_again(service: Servi
         restarting.join()
     assert code == DONE
     assert "  00:00 – 00:02  0\n  00:02 – 00:04  2\n  00:04 – 00:06  4\n" in out
+
+
+def test_a_watcher_outlasts_a_restart_between_the_last_event_and_the_result(
+    service: Service, vidray: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    analysis = service.analyse_cats()
+    told = ServiceClient.events
+    starting = threading.Timer(0.5, service.start)
+
+    def told_then_gone(client: ServiceClient, path: str) -> Iterator[tuple[str, dict[str, Any]]]:
+        yield from told(client, path)
+        service.stop()
+        starting.start()
+
+    monkeypatch.setattr(ServiceClient, "events", told_then_gone)
+    try:
+        code, out, err = vidray("watch", analysis)
+    finally:
+        starting.join()
+    assert (code, err) == (DONE, "")
+    assert "  00:04 – 00:06  4\n" in out
 
 
 def test_a_failed_clip_makes_another_exit_code(service: Service, vidray: Run) -> None:
@@ -179,6 +202,18 @@ def test_the_key_comes_from_the_environment(service: Service, vidray: Run, monke
 
 def test_text_that_terminals_obey_is_shown_as_such() -> None:
     assert plain("a\x1b[2Jb\rc\x07d\x9be\nf\tg") == "a\ufffd[2Jb\ufffdc\ufffdd\ufffde\nf\tg"
+
+
+@pytest.mark.parametrize("ask", [("export", "--format", "md"), ("watch", "--json")])
+def test_an_answer_moves_no_cursor_but_is_whole_in_a_file(
+    service: Service, vidray: Run, monkeypatch: pytest.MonkeyPatch, ask: tuple[str, ...]
+) -> None:
+    service.services.model.say = "\x9b{:g}!".format
+    analysis = service.analyse_cats()
+    service.ended(analysis)
+    assert "\x9b2!" in vidray(ask[0], analysis, *ask[1:])[1]
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    assert "\ufffd2!" in vidray(ask[0], analysis, *ask[1:])[1]
 
 
 def test_an_analysis_that_was_tried_again_is_watched_to_its_last_end(service: Service, vidray: Run) -> None:

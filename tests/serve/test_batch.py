@@ -2,13 +2,18 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from urllib.parse import urlsplit
+
+import httpx2
 
 from pipelines.command_line import PARTIAL
-from tests.ray_cluster import Cluster, simulated_config, vidray
+from tests.ray_cluster import Cluster, at_a_terminal, simulated_config, vidray
+from tests.relay import Relay
 
 
 def environment() -> dict[str, str]:
@@ -52,17 +57,26 @@ def test_a_folder_is_described_and_one_bad_video_is_a_row(cluster: Cluster, samp
 
     for index in (1, 4):
         (folders[1] / f"ledger/clips/{index:06d}.json").unlink()
-    second = subprocess.run(
-        vidray("submit", "--address", cluster.dashboard_url, "--input", f"{videos}/*.mp4", "--output", str(out)),
-        capture_output=True,
-        text=True,
-        timeout=180,
-        check=False,
-        env={name: value for name, value in environment().items() if name != "RAY_AUTH_MODE"},
-    )
-    assert "10 reused, 0 failed" in second.stdout, second.stdout + second.stderr
-    assert f"`ray job stop --address {cluster.dashboard_url} raysubmit_" in second.stderr
+    port = urlsplit(cluster.dashboard_url).port
+    assert port is not None
+    with Relay(port) as relay:
+        address = f"http://127.0.0.1:{relay.port}"
+        with at_a_terminal(
+            vidray("submit", "--address", address, "--input", f"{videos}/*.mp4", "--output", str(out)),
+            env={name: value for name, value in environment().items() if name != "RAY_AUTH_MODE"},
+        ) as second:
+            assert second.stdout is not None
+            assert second.stderr is not None
+            begun = second.stdout.readline()
+            assert relay.cut() > 0
+            rest, told = second.stdout.read(), second.stderr.read()
+    assert "10 reused, 0 failed" in rest, rest + told
+    stop = re.search(f"`ray job stop --address {address} (raysubmit_.+?)` ends it", told)
+    assert stop is not None
     assert second.returncode == PARTIAL, "the job's own"
+    key = {"Authorization": f"Bearer {Path('~/.ray/auth_token').expanduser().read_text().strip()}"}
+    logs = httpx2.get(f"{cluster.dashboard_url}/api/jobs/{stop[1]}/logs", headers=key).json()["logs"]
+    assert begun + rest == logs, "once, although the connection was cut"
     coverage = [json.loads((folder / "result.json").read_text())["coverage"] for folder in folders]
     assert [one["reused"] for one in coverage] == [6, 4]
 

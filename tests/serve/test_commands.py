@@ -21,7 +21,7 @@ from websockets.sync.client import connect
 
 from pipelines.store import open_store
 from serve_app.analyses.ledger import AnalysisLedger, released
-from tests.ray_cluster import Cluster, free_port, simulated_config, vidray
+from tests.ray_cluster import Cluster, at_a_terminal, free_port, simulated_config, vidray
 
 # Ray asks for its token by itself for the clusters that it starts, but not for an address that is given.
 ENVIRONMENT = os.environ | {"NO_COLOR": "1", "COLUMNS": "200", "RAY_AUTH_MODE": "token"}
@@ -142,15 +142,7 @@ def test_ctrl_c_lets_watchers_go_frees_the_claims_and_leaves_no_process(tmp_path
     config["applications"][0]["args"]["storage"] = {"target": str(tmp_path / "storage")}
     (tmp_path / "serve_config.yaml").write_text(yaml.safe_dump(config))
     url = f"http://127.0.0.1:{port}"
-    running = subprocess.Popen(
-        vidray("serve"),
-        cwd=tmp_path,
-        env=ENVIRONMENT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-    )
+    running = at_a_terminal(vidray("serve"), cwd=tmp_path, env=ENVIRONMENT)
     try:
         assert running.stdout is not None
         assert url in running.stdout.readline()
