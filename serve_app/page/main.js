@@ -15,6 +15,7 @@ const captions = new Captions(seek);
 const chat = new Chat(seek);
 const strip = new Strip(byId("strip"), seek);
 let looking = new AbortController();
+let followed = null; // the analysis that has been followed to its end
 let uploading = null;
 
 function say(text) {
@@ -146,6 +147,7 @@ async function listAnalyses(after) {
     fill(byId("analyses"), rows.length ? rows : el("li", {}, "None yet."));
     byId("analyses").dataset.of = told;
   }
+  if (followed && page.data.some((one) => one.id === followed && !ENDED.includes(one.state))) tried(openAgain);
   oldest = page.last_id;
   byId("older").hidden = !page.has_more;
 }
@@ -158,6 +160,7 @@ function here() {
 
 async function open() {
   looking.abort(new DOMException("another analysis", "AbortError"));
+  followed = null;
   looking = new AbortController();
   const { signal } = looking;
   const id = here();
@@ -237,6 +240,7 @@ async function watch(path, analysis, signal) {
     clearInterval(ticking);
   }
   if (signal.aborted) return;
+  followed = analysis.id;
   await look();
   if (!extended) await listAnalyses();
 }
@@ -258,6 +262,12 @@ function showState(path, analysis) {
   fill(byId("actions"), ended ? [el("span", {}, "Export:"), ...exports] : act("cancel", "Cancel"),
     ended && state !== "completed" ? act("retry", "Try failed clips again") : null,
     ended ? el("button", { type: "button", onclick: remove }, "Remove") : null);
+}
+
+/** Open what has been followed to its end once more if somebody has it tried again: the list may only be late. */
+async function openAgain() {
+  const { state } = await call(`/v1/analyses/${encodeURIComponent(followed)}`);
+  if (followed === here() && !ENDED.includes(state)) await open();
 }
 
 async function removed(path) {

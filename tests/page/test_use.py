@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+import httpx2
 import pytest
 from playwright.sync_api import Page, Route, expect
 
@@ -251,13 +252,21 @@ def test_an_upload_that_is_cancelled_leaves_nothing(page: Page, served: Served, 
     assert page.evaluate("localStorage.getItem('vidray.uploads')") == "{}"
 
 
-def test_the_list_of_analyses_follows_what_others_do(page: Page, served: Served, video: Path) -> None:
+def test_what_others_do_is_followed(page: Page, served: Served, video: Path) -> None:
     page.goto(served.url)
     expect(page.locator("#analyses")).to_have_text("None yet.")
+    served.services.model.bad = {4.0}
+    analysis = served.analyse(video, clip_duration_s=2)
+    expect(page.locator("#analyses .state")).to_have_text("partial", timeout=15_000)
+    page.locator("#analyses a").click()
+    expect(page.locator("#failed")).to_contain_text("1 clip without a caption")
+    served.services.model.bad = set()
     served.hold()
-    served.analyse(video, clip_duration_s=2)
-    expect(page.locator("#analyses .state")).to_have_text("running")
-    served.let(6)
+    httpx2.post(f"{served.url}/v1/analyses/{analysis}/retry").raise_for_status()
+    expect(page.locator("#state")).to_contain_text("running", timeout=15_000)
+    served.let(1)
+    expect(page.locator("#failed")).to_have_text("")
+    expect(page.locator("#captions li").nth(2)).to_contain_text("A blue circle moves left.")
     expect(page.locator("#analyses .state")).to_have_text("completed")
 
 

@@ -18,6 +18,7 @@ from deployments.vision.demo.coarse import coarse_weights
 from deployments.vision.demo.learner import answer, prepare, see
 from deployments.vision.demo.lessons import Lesson, make_lesson, make_vision_lesson
 from deployments.vision.demo.model import build_model
+from deployments.vision.demo.precision import Float32Muon, quick_dtype
 from deployments.vision.demo.recipe import Recipe
 from deployments.vision.demo.tokenizer import build_tokenizer
 
@@ -61,8 +62,10 @@ class Trainer:
         ]
         inside = set(map(id, matrices))
         others = [weight for weight in self.parameters if id(weight) not in inside]
+        self._dtype = quick_dtype(self.device)
+        muon = torch.optim.Muon if self._dtype is torch.bfloat16 else Float32Muon
         self.optimizers: list[torch.optim.Optimizer] = [
-            torch.optim.Muon(matrices, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
+            muon(matrices, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
             torch.optim.AdamW(others, weight_decay=0.01, betas=(0.9, 0.98)),
         ]
         self.step, self.first_step = 0, 0
@@ -72,7 +75,7 @@ class Trainer:
     def losses(self, lesson: Lesson) -> dict[str, torch.Tensor]:
         """Return the named losses of one lesson; "answer" is absent where it has no words."""
         losses = {}
-        with torch.autocast(self.device.type, torch.bfloat16):
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self._dtype is torch.bfloat16):
             features = see(self.model, lesson)
             shown = self.heads(features).float()
             if lesson.words is not None:

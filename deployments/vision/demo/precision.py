@@ -1,0 +1,66 @@
+"""What training computes with: bfloat16 where the machine is quick at it, else float32.
+
+A CPU without instructions for bfloat16 takes up to a hundred times as long for a product in it, and torch's Muon knows
+no other numbers.
+"""
+
+import math
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+_SIDE, _TRIES = 256, 5
+
+
+def quick_dtype(device: torch.device) -> torch.dtype:
+    """Return bfloat16, or float32 on a CPU whose products in bfloat16 take longer, as measured now."""
+    if device.type != "cpu":
+        return torch.bfloat16
+    return min((torch.bfloat16, torch.float32), key=_product_s)
+
+
+def _product_s(dtype: torch.dtype) -> float:
+    """Return the seconds of the quickest of some products of two square matrices."""
+    matrix = torch.ones(_SIDE, _SIDE, dtype=dtype)
+    quickest_s = math.inf
+    for _ in range(_TRIES):
+        begun_s = time.perf_counter()
+        matrix @ matrix
+        quickest_s = min(quickest_s, time.perf_counter() - begun_s)
+    return quickest_s
+
+
+class Float32Muon(torch.optim.Muon):
+    """`torch.optim.Muon` with `adjust_lr_fn="match_rms_adamw"`, but in the weights' own precision; same state."""
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        """Take one step. Raises ValueError for a closure, which nobody needs."""
+        if closure is not None:
+            raise ValueError(f"closure must be None, got {closure!r}")
+        for group in self.param_groups:
+            for weight in group["params"]:
+                if weight.grad is not None:
+                    self._move(weight, weight.grad, group)
+
+    def _move(self, weight: torch.Tensor, grad: torch.Tensor, group: dict[str, Any]) -> None:
+        state, momentum = self.state[weight], group["momentum"]
+        mean = state.setdefault("momentum_buffer", torch.zeros_like(weight))
+        mean.lerp_(grad, 1 - momentum)
+        ahead = grad.lerp(mean, momentum) if group["nesterov"] else mean
+        way = _orthogonal(ahead, group["ns_coefficients"], group["ns_steps"], group["eps"])
+        weight.mul_(1 - group["lr"] * group["weight_decay"])
+        weight.add_(way, alpha=-0.2 * group["lr"] * math.sqrt(max(weight.shape)))
+
+
+def _orthogonal(matrix: torch.Tensor, factors: tuple[float, float, float], steps: int, eps: float) -> torch.Tensor:
+    """Return about the orthogonal matrix next to this one, by Newton-Schulz steps (Jordan et al., Muon, 2024)."""
+    tall = matrix.shape[0] > matrix.shape[1]
+    near: torch.Tensor = (matrix.T if tall else matrix) / matrix.norm().clamp(min=eps)
+    first, second, third = factors
+    for _ in range(steps):
+        square = near @ near.T
+        near = first * near + (second * square + third * square @ square) @ near
+    return near.T if tall else near

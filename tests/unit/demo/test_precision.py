@@ -1,0 +1,45 @@
+"""Training in float32, where bfloat16 is slow: the same steps, but for rounding."""
+
+import pytest
+import torch
+
+from deployments.vision.demo import precision
+from deployments.vision.demo.precision import Float32Muon, quick_dtype
+
+
+@pytest.mark.parametrize("shape", [(24, 40), (40, 24)])
+def test_a_step_in_float32_is_torch_s_own_but_for_its_rounding(shape: tuple[int, int]) -> None:
+    draw = torch.Generator().manual_seed(0)
+    start = torch.randn(shape, generator=draw)
+    grads = [torch.randn(shape, generator=draw) for _ in range(3)]
+    ends = []
+    for muon in (torch.optim.Muon, Float32Muon):
+        weight = torch.nn.Parameter(start.clone())
+        optimizer = muon([weight], lr=0.02, weight_decay=0.01, adjust_lr_fn="match_rms_adamw")
+        for grad in grads:
+            weight.grad = grad.clone()
+            optimizer.step()
+        ends.append(weight.detach() - start)
+    torchs, ours = ends
+    assert (ours - torchs).norm() < 0.02 * torchs.norm()
+    assert (ours + torchs).norm() > torchs.norm()
+
+
+def test_a_state_of_either_goes_on_with_the_other() -> None:
+    weight = torch.nn.Parameter(torch.eye(8))
+    weight.grad = torch.ones(8, 8)
+    ours = Float32Muon([weight], lr=0.02)
+    ours.step()
+    torchs = torch.optim.Muon([weight], lr=0.02)
+    torchs.load_state_dict(ours.state_dict())
+    assert torch.equal(torchs.state[weight]["momentum_buffer"], ours.state[weight]["momentum_buffer"])
+    torchs.step()
+
+
+def test_the_numbers_are_those_that_the_machine_is_quick_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    took_s = {torch.bfloat16: 2.0, torch.float32: 1.0}
+    monkeypatch.setattr(precision, "_product_s", took_s.__getitem__)
+    assert quick_dtype(torch.device("cpu")) is torch.float32
+    assert quick_dtype(torch.device("cuda")) is torch.bfloat16
+    took_s[torch.bfloat16] = 0.5
+    assert quick_dtype(torch.device("cpu")) is torch.bfloat16
