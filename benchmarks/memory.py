@@ -18,7 +18,8 @@ from benchmarks.results_file import Bar, write_result
 from deployments.settings import SimulatedSettings, VisionSettings
 from deployments.vision.catalog import model_info
 from deployments.vision.client import VisionClient, wait_for_model
-from pipelines.analysis import open_analysis, plan_analysis, run_analyses
+from pipelines.analysis import open_analysis, plan_analysis
+from pipelines.run import run_analyses
 from pipelines.sandbox import Sandbox
 from pipelines.source import inspect_source
 from pipelines.store import open_store

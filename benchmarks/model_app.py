@@ -2,8 +2,7 @@
 
 from typing import Any
 
-from deployments.settings import VisionSettings
-from deployments.vision.client import deployment_name
+from deployments.settings import VisionSettings, deployment_name
 
 
 def model_app(model: str, settings: VisionSettings, **deployment: Any) -> dict[str, Any]:

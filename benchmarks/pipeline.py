@@ -19,10 +19,11 @@ from deployments.settings import SimulatedSettings, VisionSettings
 from deployments.vision.catalog import model_info
 from deployments.vision.client import VisionClient, wait_for_model
 from deployments.vision.simulated import SimulatedEngine
-from pipelines.analysis import Analysis, open_analysis, plan_analysis, run_analyses
+from pipelines.analysis import Analysis, open_analysis, plan_analysis
 from pipelines.options import AnalysisOptions
 from pipelines.outcome import ClipOutcome
 from pipelines.plan import SamplingOptions
+from pipelines.run import run_analyses
 from pipelines.sandbox import Sandbox
 from pipelines.source import inspect_source
 from pipelines.store import open_store

@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 from deployments.errors import AppError
-from serve_app.config import load_config
+from serve_app.config_check import load_config
 
 
 def main(paths: list[str]) -> int:

@@ -4,8 +4,15 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+APP_NAME = "vidray"
+"""The Serve application's."""
 Quantization = Literal["none", "nf4", "int8"]
 """How weights are stored: as they are, in 4 bits (NormalFloat with double quantisation), or in 8."""
+
+
+def deployment_name(model: str) -> str:
+    """Return the name of the Serve deployment of the model `model`, as serve_config.yaml must spell it."""
+    return f"vision-{model}"
 
 
 class _Frozen(BaseModel):

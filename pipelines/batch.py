@@ -24,12 +24,13 @@ from deployments.errors import AppError, InvalidInput, OutputConflict
 from deployments.vision.client import VisionClient, running_model, wait_for_model
 from deployments.vision.prompts import DEFAULT_PROMPT
 from pipelines import command_line as options
-from pipelines.analysis import Analysis, open_analysis, plan_analysis, run_analyses
+from pipelines.analysis import Analysis, open_analysis, plan_analysis
 from pipelines.batch_report import BatchReport
 from pipelines.chain import inspected_sources
 from pipelines.options import AnalysisOptions
 from pipelines.ray_console import quiet_ray_console
 from pipelines.rows import leave_ray
+from pipelines.run import run_analyses
 from pipelines.source import Source
 from pipelines.store import open_store, put
 

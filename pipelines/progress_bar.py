@@ -1,5 +1,7 @@
 """The progress bars of the commands: clips that are described, bytes that are sent."""
 
+import time
+from datetime import timedelta
 from types import TracebackType
 from typing import Self
 
@@ -11,11 +13,24 @@ from rich.progress import (
     Progress,
     ProgressColumn,
     SpinnerColumn,
+    Task,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
     TransferSpeedColumn,
 )
+from rich.text import Text
+
+
+class _Remaining(TimeRemainingColumn):
+    """The ETA that the bar's own pace gives; before there is one, until the task's field `until_s`, if it has that."""
+
+    def render(self, task: Task) -> Text:
+        until_s = task.fields.get("until_s")
+        left_s = 0 if until_s is None else int(until_s - time.monotonic())
+        if task.time_remaining is None and left_s > 0:
+            return Text(str(timedelta(seconds=left_s)), style="progress.remaining")
+        return super().render(task)
 
 
 class Shown:
@@ -50,7 +65,7 @@ def _bar(console: Console, *counting: ProgressColumn, transient: bool) -> Progre
         BarColumn(),
         *counting,
         TextColumn("ETA"),
-        TimeRemainingColumn(),
+        _Remaining(),
         console=console,
         disable=not console.is_terminal,
         transient=transient,

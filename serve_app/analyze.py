@@ -1,30 +1,30 @@
-"""Analyse one video from the command line: everything that can be refused is refused before Ray starts."""
+"""Analyse one video from the command line: everything that can be refused is refused before Ray starts.
+
+Ray itself is imported once the video is planned: that takes seconds, in which there is an ETA already.
+"""
 
 import asyncio
 import contextlib
+import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from deployments.contracts import ModelInfo
 from deployments.errors import UnknownModel
 from deployments.vision.catalog import model_info
-from deployments.vision.client import VisionClient, running_model, wait_for_model
-from pipelines.analysis import (
-    Analysis,
-    finish_analysis,
-    open_analysis,
-    plan_analysis,
-    run_analyses,
-)
+from pipelines.analysis import Analysis, finish_analysis, open_analysis, plan_analysis
 from pipelines.options import AnalysisOptions
 from pipelines.outcome import ClipOutcome
 from pipelines.sandbox import Sandbox
 from pipelines.source import inspect_source
 from pipelines.store import open_store
-from serve_app.cluster_app import connected_app, local_app
-from serve_app.config import load_config
+from serve_app.config import app_args, read_config
+from serve_app.pace import Stopwatch
 from serve_app.settings import AppArgs
+
+if TYPE_CHECKING:
+    from pipelines.run import OnOutcome
 
 _MODEL_DEADLINE_S = 1800.0
 
@@ -34,6 +34,9 @@ class Watcher(Protocol):
 
     def stage(self, text: str) -> None:
         """A new stage has begun."""
+
+    def expected(self, clips: int, left_s: float | None) -> None:
+        """There are so many clips; the last runs say that it takes so many seconds from now, None without any."""
 
     def planned(self, analysis: Analysis) -> None:
         """The video is planned and its output claimed."""
@@ -67,11 +70,15 @@ def analyze_video(request: AnalyzeRequest, watcher: Watcher) -> dict[str, Any]:
 
     What an earlier, interrupted run recorded there is kept and not done again.
     """
-    config, args = load_config(request.config_path)
+    begun_s = time.monotonic()
+    config = read_config(request.config_path)
+    args = app_args(config)
     with contextlib.ExitStack() as running:
         if request.address is None:
             model = choose_model(args, request.model)
         else:
+            from serve_app.cluster_app import connected_app
+
             watcher.stage(f"connecting to {request.address}")
             running.enter_context(connected_app(request.address))
             model = asyncio.run(_running_info(request.model))
@@ -79,22 +86,42 @@ def analyze_video(request: AnalyzeRequest, watcher: Watcher) -> dict[str, Any]:
         with Sandbox() as sandbox:
             source = inspect_source(request.video, sandbox)
         clips = plan_analysis(source, model, request.options)
+        stopwatch = Stopwatch(model, own_ray=request.address is None, begun_s=begun_s)
+        watcher.expected(len(clips), stopwatch.left_s(clips))
+
+        from serve_app.config_check import check_config
+
+        check_config(config)
         store = open_store(request.out)
         analysis = asyncio.run(open_analysis(source, model, request.options, clips, store))
         watcher.planned(analysis)
         if analysis.complete:
             return asyncio.run(finish_analysis(analysis))
+        watcher.expected(len(clips), stopwatch.left_s([clip for clip in clips if clip.index not in analysis.outcomes]))
         if request.address is None:
+            from serve_app.cluster_app import local_app
+
             watcher.stage("starting Ray and the app")
             running.enter_context(local_app(config, http=False))
-        return asyncio.run(_run(analysis, args, watcher))
+
+        def described(analysis: Analysis, outcome: ClipOutcome) -> None:
+            stopwatch.described(outcome)
+            watcher.outcome(analysis, outcome)
+
+        running.callback(stopwatch.remember)
+        return asyncio.run(_run(analysis, args, watcher, described))
 
 
 async def _running_info(name: str | None) -> ModelInfo:
+    from deployments.vision.client import VisionClient, running_model
+
     return (await VisionClient.connect(running_model(name)).status()).info
 
 
-async def _run(analysis: Analysis, args: AppArgs, watcher: Watcher) -> dict[str, Any]:
+async def _run(analysis: Analysis, args: AppArgs, watcher: Watcher, on_outcome: "OnOutcome") -> dict[str, Any]:
+    from deployments.vision.client import VisionClient, wait_for_model
+    from pipelines.run import run_analyses
+
     client = VisionClient.connect(analysis.model.name)
     watcher.stage(f"loading the model {analysis.model.name}")
     await wait_for_model(client, deadline_s=_MODEL_DEADLINE_S)
@@ -104,6 +131,6 @@ async def _run(analysis: Analysis, args: AppArgs, watcher: Watcher) -> dict[str,
         client,
         in_flight=asyncio.Semaphore(args.in_flight_clips),
         decode_cpus=args.decode_cpus,
-        on_outcome=watcher.outcome,
+        on_outcome=on_outcome,
     )
     return results[0]

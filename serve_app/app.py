@@ -10,7 +10,7 @@ from ray.serve import Application, Deployment
 
 from deployments.chat.client import CHAT
 from deployments.chat.deployment import ChatProxy
-from deployments.vision.client import deployment_name
+from deployments.settings import deployment_name
 from deployments.vision.cloud import CloudVision
 from deployments.vision.replica import VisionReplica
 from serve_app.gateway import Gateway

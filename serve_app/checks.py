@@ -22,7 +22,8 @@ from pipelines.plan import SamplingOptions, plan_clips
 from pipelines.sandbox import Sandbox
 from pipelines.video import DecoderName
 from serve_app.alerts import STORAGE_LOW_BYTES
-from serve_app.config import default_config_path, load_config
+from serve_app.config import default_config_path
+from serve_app.config_check import load_config
 from serve_app.ports import why_taken
 from serve_app.service_client import ServiceClient
 from serve_app.settings import AppArgs

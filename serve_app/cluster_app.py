@@ -19,7 +19,7 @@ from ray.exceptions import RayError
 from ray.serve.exceptions import RayServeException
 
 from deployments.errors import InvalidConfig, ReplicaLost
-from deployments.vision.client import APP_NAME
+from deployments.settings import APP_NAME
 from pipelines.ray_console import quiet_ray_console
 from pipelines.rows import leave_ray
 from serve_app.ports import why_taken

@@ -1,19 +1,14 @@
-"""Read and check a Serve config file: everything Ray would accept in silence and ignore is an error here."""
+"""Read a Serve config file, without Ray: what there is to know of the app before Ray's own part of it is checked."""
 
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import yaml
-from pydantic import BaseModel, ValidationError
-from ray.serve.config import AutoscalingConfig
-from ray.serve.schema import DeploymentSchema, ServeApplicationSchema, ServeDeploySchema
 
-from deployments.chat.client import CHAT
 from deployments.errors import InvalidConfig
-from deployments.settings import VisionTuning
+from deployments.settings import APP_NAME
 from deployments.validation import parse
-from deployments.vision.client import APP_NAME, deployment_name
-from serve_app.settings import CLOUD_VISION, GATEWAY, RUNNER, AppArgs
+from serve_app.settings import AppArgs
 
 IMPORT_PATH = "serve_app.app:build_app"
 
@@ -26,8 +21,8 @@ def default_config_path() -> Path:
     raise InvalidConfig("expected serve_config.yaml in this folder or --config FILE, got neither")
 
 
-def load_config(path: Path) -> tuple[dict[str, Any], AppArgs]:
-    """Return the file's content, checked, and the typed arguments of its Vidray app. Raises InvalidConfig."""
+def read_config(path: Path) -> dict[str, Any]:
+    """Return the file's content, not yet checked. Raises InvalidConfig."""
     try:
         config = yaml.safe_load(path.read_text())
     except OSError as error:
@@ -36,64 +31,18 @@ def load_config(path: Path) -> tuple[dict[str, Any], AppArgs]:
         raise InvalidConfig(f"{path.name} must be YAML, got {' '.join(str(error).split())}") from error
     if not isinstance(config, dict):
         raise InvalidConfig(f"{path.name} must be a mapping with `applications`, got {type(config).__name__}")
-    return config, check_config(config)
+    return config
 
 
-def check_config(config: dict[str, Any]) -> AppArgs:
-    """Return the Vidray app's arguments when all of the config means something. Raises InvalidConfig."""
-    _refuse_unknown_keys(ServeDeploySchema, config, "")
-    try:
-        ServeDeploySchema.model_validate(config)
-    except ValidationError as invalid:
-        first = invalid.errors(include_url=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise InvalidConfig(f"{where}: {first['msg']}, got {first['input']!r}") from None
-    apps = [app for app in config["applications"] if app.get("name") == APP_NAME]
-    if not apps or apps[0].get("import_path") != IMPORT_PATH:
-        raise InvalidConfig(f"expected an application {APP_NAME!r} with import_path {IMPORT_PATH}, got none")
-    args = parse(AppArgs, apps[0].get("args") or {}, error=InvalidConfig, where="args")
-    _check_deployments(apps[0].get("deployments") or [], args)
-    return args
+def app_args(config: dict[str, Any]) -> AppArgs:
+    """Return the typed arguments of the config's Vidray app. Raises InvalidConfig."""
+    return parse(AppArgs, app_of(config).get("args") or {}, error=InvalidConfig, where="args")
 
 
-def _check_deployments(deployments: list[dict[str, Any]], args: AppArgs) -> None:
-    vision = {deployment_name(model) for model in args.models}
-    known = {GATEWAY, RUNNER} | vision | ({CHAT} if args.chat.asks_outside else set())
-    known |= {CLOUD_VISION} if args.cloud_vision else set()
-    for deployment in deployments:
-        name = deployment["name"]
-        if name not in known:
-            raise InvalidConfig(f"deployments: expected one of {', '.join(sorted(known))}, got {name!r}")
-        if name in vision:
-            where = f"deployments.{name}.user_config"
-            tuning = parse(VisionTuning, deployment.get("user_config") or {}, error=InvalidConfig, where=where)
-            limit = deployment.get("max_ongoing_requests", 64)
-            if limit < 2 * tuning.max_batch_clips:
-                raise InvalidConfig(
-                    f"deployments.{name}: max_ongoing_requests must be at least twice max_batch_clips "
-                    f"({tuning.max_batch_clips}), so that the next batch waits at the engine, got {limit}"
-                )
-
-
-def _refuse_unknown_keys(schema: type[BaseModel], data: Any, where: str) -> None:
-    """Walk the data beside Ray's schemas, which ignore keys they do not know."""
-    if not isinstance(data, dict):
-        return
-    for key, value in data.items():
-        here = f"{where}.{key}" if where else str(key)
-        if key not in schema.model_fields:
-            raise InvalidConfig(f"expected one of {', '.join(schema.model_fields)}, got unknown key {here}")
-        if schema is DeploymentSchema and key == "autoscaling_config":
-            _refuse_unknown_keys(AutoscalingConfig, value, here)
-        elif schema is ServeApplicationSchema and key in ("args", "runtime_env"):
-            continue
-        elif nested := _nested_schema(schema.model_fields[key].annotation):
-            for number, item in enumerate(value if isinstance(value, list) else [value]):
-                name = item.get("name", number) if isinstance(item, dict) else number
-                _refuse_unknown_keys(nested, item, f"{here}.{name}" if isinstance(value, list) else here)
-
-
-def _nested_schema(annotation: Any) -> type[BaseModel] | None:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    return next((found for part in get_args(annotation) if (found := _nested_schema(part))), None)
+def app_of(config: dict[str, Any]) -> dict[str, Any]:
+    """Return the part of the config that describes the Vidray app. Raises InvalidConfig."""
+    there = config.get("applications")
+    for app in there if isinstance(there, list) else []:
+        if isinstance(app, dict) and app.get("name") == APP_NAME and app.get("import_path") == IMPORT_PATH:
+            return app
+    raise InvalidConfig(f"expected an application {APP_NAME!r} with import_path {IMPORT_PATH}, got none")

@@ -12,7 +12,7 @@ import ray
 from ray.exceptions import RayError
 from ray.serve._private.constants import SERVE_CONTROLLER_NAME, SERVE_NAMESPACE
 
-from deployments.vision.client import APP_NAME, deployment_name
+from deployments.settings import APP_NAME, deployment_name
 from serve_app.figures import ReplicaCount
 from serve_app.settings import GATEWAY, RUNNER
 from serve_app.stats import Replicas

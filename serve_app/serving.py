@@ -6,7 +6,8 @@ import threading
 from pathlib import Path
 
 from serve_app.cluster_app import drain_gateways, local_app
-from serve_app.config import default_config_path, load_config
+from serve_app.config import default_config_path
+from serve_app.config_check import load_config
 
 DRAIN_S = 20.0
 """How long requests in flight are waited for when the service is stopped."""

@@ -2,6 +2,7 @@
 
 import re
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ from pipelines.outcome import ClipOutcome
 from pipelines.progress_bar import Shown, clip_progress, upload_progress
 
 if TYPE_CHECKING:
-    # It brings Ray, whose import takes seconds: the bar is there before that.
+    # It brings numpy and more: the bar is there before that.
     from pipelines.analysis import Analysis
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
@@ -69,6 +70,10 @@ class TerminalWatcher(_Bar):
 
     def stage(self, text: str) -> None:
         self._progress.update(self._task, description=_quoted(text))
+
+    def expected(self, clips: int, left_s: float | None) -> None:
+        until_s = None if left_s is None else time.monotonic() + left_s
+        self._progress.update(self._task, total=clips, until_s=until_s)
 
     def planned(self, analysis: "Analysis") -> None:
         self._say(

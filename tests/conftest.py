@@ -1,5 +1,12 @@
+import os
+import tempfile
+
 from hypothesis import settings
 
 # The machine is shared and noisy: a slow example is no failure.
 settings.register_profile("vidray", deadline=None, max_examples=200, derandomize=True)
 settings.load_profile("vidray")
+
+_CACHE = tempfile.TemporaryDirectory(prefix="vidray-tests-cache-")
+# What commands remember of earlier runs is a user's, and not of tests.
+os.environ["XDG_CACHE_HOME"] = _CACHE.name

@@ -21,7 +21,7 @@ from ray.serve.exceptions import RayServeException
 from deployments.vision.demo.sample import SCENES, write_sample
 from pipelines.ray_console import quiet_ray_console
 from serve_app.cluster_app import deploy
-from serve_app.config import check_config
+from serve_app.config_check import check_config
 
 ROOT = Path(__file__).resolve().parents[1]
 STORAGE = tempfile.TemporaryDirectory(prefix="vidray-tests-")

@@ -11,17 +11,12 @@ from ray.serve.handle import DeploymentHandle
 from deployments.contracts import Caption, DescribeRequest, TextRequest
 from deployments.errors import ModelLoadFailed, UnknownModel
 from deployments.ray_errors import answer_of
+from deployments.settings import APP_NAME, deployment_name
 from deployments.vision.deployment import ModelStatus
 
 Answer = TypeVar("Answer")
 
-APP_NAME = "vidray"
 _POLL_S = 0.1
-
-
-def deployment_name(model: str) -> str:
-    """Return the name of the Serve deployment of the model `model`, as serve_config.yaml must spell it."""
-    return f"vision-{model}"
 
 
 def running_model(name: str | None) -> str:

@@ -9,7 +9,8 @@ import yaml
 
 from cluster.lint import main as lint
 from deployments.errors import InvalidConfig
-from serve_app.config import check_config, default_config_path, load_config
+from serve_app.config import default_config_path
+from serve_app.config_check import check_config, load_config
 
 ROOT = Path(__file__).resolve().parents[2]
 SHIPPED = [ROOT / "serve_config.yaml", ROOT / "cluster" / "serve_config.gpu.yaml"]

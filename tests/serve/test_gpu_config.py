@@ -12,7 +12,7 @@ from ray.serve._private.common import ReplicaState
 
 from deployments.contracts import DescribeRequest, FrameBatch
 from deployments.vision.client import VisionClient, wait_for_model
-from serve_app.config import load_config
+from serve_app.config_check import load_config
 from tests.ray_cluster import ROOT, Cluster
 
 MODEL = "qwen2.5-vl-7b"
