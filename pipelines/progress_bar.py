@@ -23,14 +23,14 @@ from rich.text import Text
 
 
 class _Remaining(TimeRemainingColumn):
-    """The ETA that the bar's own pace gives; before there is one, until the task's field `until_s`, if it has that."""
+    """The ETA that the bar's own pace gives, or until the task's field `until_s`, if it has one: None is not known."""
 
     def render(self, task: Task) -> Text:
-        until_s = task.fields.get("until_s")
+        if "until_s" not in task.fields:
+            return super().render(task)
+        until_s = task.fields["until_s"]
         left_s = 0 if until_s is None else int(until_s - time.monotonic())
-        if task.time_remaining is None and left_s > 0:
-            return Text(str(timedelta(seconds=left_s)), style="progress.remaining")
-        return super().render(task)
+        return Text(str(timedelta(seconds=left_s)) if left_s > 0 else "-:--:--", style="progress.remaining")
 
 
 class Shown:

@@ -8,7 +8,7 @@ import contextlib
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from deployments.contracts import ModelInfo
 from deployments.errors import UnknownModel
@@ -22,9 +22,6 @@ from pipelines.store import open_store
 from serve_app.config import app_args, read_config
 from serve_app.pace import Stopwatch
 from serve_app.settings import AppArgs
-
-if TYPE_CHECKING:
-    from pipelines.run import OnOutcome
 
 _MODEL_DEADLINE_S = 1800.0
 
@@ -78,7 +75,9 @@ def analyze_video(request: AnalyzeRequest, watcher: Watcher) -> dict[str, Any]:
             model = choose_model(args, request.model)
         else:
             from serve_app.cluster_app import connected_app
+            from serve_app.config_check import check_config
 
+            check_config(config)
             watcher.stage(f"connecting to {request.address}")
             running.enter_context(connected_app(request.address))
             model = asyncio.run(_running_info(request.model))
@@ -88,10 +87,10 @@ def analyze_video(request: AnalyzeRequest, watcher: Watcher) -> dict[str, Any]:
         clips = plan_analysis(source, model, request.options)
         stopwatch = Stopwatch(model, own_ray=request.address is None, begun_s=begun_s)
         watcher.expected(len(clips), stopwatch.left_s(clips))
+        if request.address is None:
+            from serve_app.config_check import check_config
 
-        from serve_app.config_check import check_config
-
-        check_config(config)
+            check_config(config)
         store = open_store(request.out)
         analysis = asyncio.run(open_analysis(source, model, request.options, clips, store))
         watcher.planned(analysis)
@@ -104,12 +103,8 @@ def analyze_video(request: AnalyzeRequest, watcher: Watcher) -> dict[str, Any]:
             watcher.stage("starting Ray and the app")
             running.enter_context(local_app(config, http=False))
 
-        def described(analysis: Analysis, outcome: ClipOutcome) -> None:
-            stopwatch.described(outcome)
-            watcher.outcome(analysis, outcome)
-
         running.callback(stopwatch.remember)
-        return asyncio.run(_run(analysis, args, watcher, described))
+        return asyncio.run(_run(analysis, args, watcher, stopwatch))
 
 
 async def _running_info(name: str | None) -> ModelInfo:
@@ -118,14 +113,19 @@ async def _running_info(name: str | None) -> ModelInfo:
     return (await VisionClient.connect(running_model(name)).status()).info
 
 
-async def _run(analysis: Analysis, args: AppArgs, watcher: Watcher, on_outcome: "OnOutcome") -> dict[str, Any]:
+async def _run(analysis: Analysis, args: AppArgs, watcher: Watcher, stopwatch: Stopwatch) -> dict[str, Any]:
     from deployments.vision.client import VisionClient, wait_for_model
     from pipelines.run import run_analyses
+
+    def on_outcome(analysis: Analysis, outcome: ClipOutcome) -> None:
+        stopwatch.ended(outcome)
+        watcher.outcome(analysis, outcome)
 
     client = VisionClient.connect(analysis.model.name)
     watcher.stage(f"loading the model {analysis.model.name}")
     await wait_for_model(client, deadline_s=_MODEL_DEADLINE_S)
     watcher.stage("describing")
+    stopwatch.describing()
     results = await run_analyses(
         [analysis],
         client,

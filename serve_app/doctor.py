@@ -24,9 +24,8 @@ def doctor(
     try:
         from serve_app.checks import findings
     except (ImportError, OSError) as error:  # what a library says that is missing, or lacks one of its own
-        sys.stderr.write(
-            plain(f"error: expected the libraries that `make setup` installs, got {error}: run it again\n")
-        )
+        said = plain(" ".join(str(error).split()))
+        sys.stderr.write(f"error: expected the libraries that `make setup` installs, got {said}: run it again\n")
         raise typer.Exit(options.FAILED) from error
 
     found = []

@@ -7,6 +7,7 @@ import os
 import shlex
 import sys
 import time
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 from urllib.parse import urlsplit
@@ -15,6 +16,7 @@ import typer
 
 from deployments.errors import ServiceFailed
 from pipelines import command_line as options
+from serve_app.terminal import write_out
 
 if TYPE_CHECKING:
     from ray.job_submission import JobDetails, JobSubmissionClient
@@ -98,29 +100,52 @@ def _python_at(address: str) -> str:
 
 async def _followed(client: "JobSubmissionClient", job: str, *, quiet: bool) -> "JobDetails":
     """Return how the job ended; show what it says, once, over any number of connections. Raises ServiceFailed."""
-    from aiohttp import ClientError
-
     out = sys.stderr if quiet else sys.stdout
-    shown, gone_since_s = 0, None
+    shown, known_s = 0, time.monotonic()
     while True:
+        heard = 0  # a new connection tells it all again
         try:
-            heard = 0  # a new connection tells it all again
-            async for text in client.tail_job_logs(job):
-                out.write(text[max(0, shown - heard) :])
+            async for text in _told_by(client, job):
+                write_out(text[max(0, shown - heard) :], out)
                 out.flush()
                 heard += len(text)
                 shown = max(shown, heard)
-            details = client.get_job_info(job)
+                known_s = time.monotonic()
+            details = await _info(client, job)
             if details.status.is_terminal():
                 return details
-            gone_since_s = None
-        except (OSError, RuntimeError, ClientError) as error:
-            gone_since_s = gone_since_s or time.monotonic()
-            if time.monotonic() - gone_since_s > _PATIENCE_S:
-                raise ServiceFailed(
-                    f"expected the job {job} at the dashboard, which knew it before, got {_first_line(error)}"
-                ) from error
+            known_s = time.monotonic()
+        except _Gone as gone:
+            if time.monotonic() - known_s > _PATIENCE_S:
+                raise ServiceFailed(f"expected the job {job} at the dashboard that took it, got {gone}") from gone
         await asyncio.sleep(_AGAIN_S)
+
+
+class _Gone(Exception):
+    """The dashboard does not answer, or no more: of its errors alone, not of ours."""
+
+
+async def _told_by(client: "JobSubmissionClient", job: str) -> AsyncIterator[str]:
+    from aiohttp import ClientError
+
+    lines = client.tail_job_logs(job)
+    while True:
+        try:
+            text = await anext(lines)
+        except StopAsyncIteration:
+            return
+        except (OSError, RuntimeError, ClientError) as error:
+            raise _Gone(_first_line(error)) from error
+        yield text
+
+
+async def _info(client: "JobSubmissionClient", job: str) -> "JobDetails":
+    from ray.exceptions import RayError
+
+    try:
+        return await asyncio.to_thread(client.get_job_info, job)
+    except (OSError, RuntimeError, RayError) as error:
+        raise _Gone(_first_line(error)) from error
 
 
 def _told(job: str, status: str | None, as_json: bool) -> None:

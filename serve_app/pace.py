@@ -17,14 +17,14 @@ from serve_app.local_file import write_whole
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """`begin_s` seconds to the first caption, `frame_s` for each frame of the clips after it."""
+    """`begin_s` seconds until clips are described, `frame_s` for each frame of theirs."""
 
     begin_s: float
     frame_s: float
 
     def expected_s(self, clips: Sequence[ClipPlan]) -> float:
         """Return how long a run takes that describes these clips."""
-        return self.begin_s + self.frame_s * sum(len(clip.sample_times_s) for clip in clips[1:])
+        return self.begin_s + self.frame_s * sum(len(clip.sample_times_s) for clip in clips)
 
 
 class Stopwatch:
@@ -33,33 +33,38 @@ class Stopwatch:
     def __init__(self, model: ModelInfo, *, own_ray: bool, begun_s: float) -> None:
         """`begun_s` is when the run began, on the clock of `time.monotonic`."""
         self._key = " ".join((model.name, model.revision, "own Ray" if own_ray else "running Ray"))
-        self._begun_s, self._first_s, self._last_s, self._frames = begun_s, 0.0, 0.0, 0
+        self._begun_s = self._describing_s = self._last_s = begun_s
+        self._clips = self._frames = 0
 
     def left_s(self, clips: Sequence[ClipPlan]) -> float | None:
         """Return how long the rest takes if this run is like the last one, None when there was none."""
         try:
-            last = Pace(**_read()[self._key])
+            return Pace(**_read()[self._key]).expected_s(clips) - (time.monotonic() - self._begun_s)
         except (KeyError, TypeError):  # none yet, or not of this version
             return None
-        return last.expected_s(clips) - (time.monotonic() - self._begun_s)
 
-    def described(self, outcome: ClipOutcome) -> None:
-        self._last_s = time.monotonic()
-        if self._first_s:
+    def describing(self) -> None:
+        """The model is there, and clips are described from now on."""
+        self._describing_s = time.monotonic()
+
+    def ended(self, outcome: ClipOutcome) -> None:
+        if outcome.error is None:
+            self._last_s = time.monotonic()
+            self._clips += 1
             self._frames += outcome.frames_planned
-        self._first_s = self._first_s or self._last_s
 
     def remember(self) -> None:
-        """Keep this run's pace for the next one, if it has come to a second clip."""
-        if not self._frames:
+        """Keep this run's pace for the next one, if it is one of two described clips or more."""
+        if self._clips < 2:
             return
-        pace = Pace(self._first_s - self._begun_s, (self._last_s - self._first_s) / self._frames)
+        pace = Pace(self._describing_s - self._begun_s, (self._last_s - self._describing_s) / self._frames)
         with contextlib.suppress(InvalidInput):  # a home that cannot be written costs an estimate, and no analysis
             write_whole(_file(), json.dumps(_read() | {self._key: asdict(pace)}) + "\n")
 
 
 def _file() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "vidray" / "pace.json"
+    # `Path.expanduser` raises where nobody knows a home.
+    return Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "vidray" / "pace.json"
 
 
 def _read() -> dict[str, dict[str, float]]:

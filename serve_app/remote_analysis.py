@@ -9,7 +9,7 @@ from typing import Any
 
 import typer
 
-from deployments.errors import InvalidInput, OutputConflict, UnknownModel
+from deployments.errors import InvalidInput, OutputConflict, ServiceFailed, UnknownModel
 from pipelines import command_line as options
 from pipelines.options import AnalysisOptions
 from serve_app.local_file import write_whole
@@ -68,7 +68,10 @@ def _model(service: ServiceClient, name: str | None) -> str:
 
     It is named in the request, whose Idempotency-Key would else stand for two, once the service's default is another.
     """
-    there = [model["id"] for model in service.get("/v1/models")["data"] if model["kind"] == "vision"]
+    listed = service.get("/v1/models")
+    there = [model["id"] for model in listed.get("data", ()) if model.get("kind") == "vision"]
+    if not there:
+        raise ServiceFailed(f"expected a Vidray service with a model that sees at {service.url}, got none")
     chosen = there[0] if name is None else name
     if chosen not in there:
         raise UnknownModel(f"expected one of the models {', '.join(there)}, got {chosen!r}")

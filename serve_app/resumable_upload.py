@@ -76,7 +76,7 @@ def _is_there(service: ServiceClient, here: _Notes, name: str) -> bool:
             return False
     if here.file_id is not None and _there(service, f"/v1/files/{here.file_id}"):
         return True
-    begun = service.post("/v1/uploads", {"filename": name, "bytes": here.size_bytes})
+    begun = patiently(lambda: service.post("/v1/uploads", {"filename": name, "bytes": here.size_bytes}))
     here.upload_id, here.part_ids, here.sent_bytes, here.file_id = begun["id"], [], 0, None
     return False
 

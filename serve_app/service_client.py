@@ -17,7 +17,6 @@ _CONNECT_S, _ANSWER_S = 5.0, 120.0
 _QUIET_S = 60.0
 """A stream that says nothing for so long is dead: the service says something every quarter of a minute."""
 _AGAIN_S = 1.0
-_TRIES = 8
 _LONGEST_PAUSE_S = 15.0
 _MAY_PASS = (httpx2.codes.REQUEST_TIMEOUT, httpx2.codes.TOO_MANY_REQUESTS)
 _PATIENCE_S = 120.0
@@ -41,14 +40,17 @@ def analysis_path(analysis: str) -> str:
 def patiently(call: Callable[[], _Answer]) -> _Answer:
     """Call again while a service that has answered before does not, as while it is started again, or has no room.
 
-    What is called can be done twice. Raises what it raises, ServiceFailed after a minute.
+    What is called can be done twice. Raises what it raises, ServiceFailed after two minutes.
     """
-    for tries in range(1, _TRIES):
+    give_up_s, pause_s = time.monotonic() + _PATIENCE_S, _AGAIN_S
+    while True:
         try:
             return call()
         except ServiceFailed:
-            time.sleep(min(0.5 * 2**tries, _LONGEST_PAUSE_S))
-    return call()
+            if time.monotonic() + pause_s > give_up_s:
+                raise
+        time.sleep(pause_s)
+        pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
 
 
 class ServiceClient:

@@ -4,7 +4,7 @@ import re
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from rich.console import Console
 from rich.markup import escape
@@ -25,9 +25,10 @@ def plain(text: str) -> str:
     return _CONTROL.sub("\ufffd", text)
 
 
-def write_out(text: str) -> None:
-    """Write an answer to standard output: to a terminal without what it obeys, to anything else as it is."""
-    sys.stdout.write(plain(text) if sys.stdout.isatty() else text)
+def write_out(text: str, out: TextIO | None = None) -> None:
+    """Write an answer to `out`, by default standard output: to a terminal without what it obeys, else as it is."""
+    out = sys.stdout if out is None else out
+    out.write(plain(text.replace("\r\n", "\n")) if out.isatty() else text)
 
 
 class _Bar(Shown):
@@ -72,8 +73,9 @@ class TerminalWatcher(_Bar):
         self._progress.update(self._task, description=_quoted(text))
 
     def expected(self, clips: int, left_s: float | None) -> None:
-        until_s = None if left_s is None else time.monotonic() + left_s
-        self._progress.update(self._task, total=clips, until_s=until_s)
+        self._progress.update(self._task, total=clips)
+        if left_s is not None:
+            self._progress.update(self._task, until_s=time.monotonic() + left_s)
 
     def planned(self, analysis: "Analysis") -> None:
         self._say(
@@ -81,19 +83,28 @@ class TerminalWatcher(_Bar):
         )
         if analysis.model.notice:
             self._say(f"[yellow]{_quoted(analysis.model.notice)}[/]")
-        self._progress.update(self._task, total=len(analysis.clips), completed=analysis.reused)
+        [task] = self._progress.tasks
+        # Not by `update`, which would take what was there before for the pace of this run.
+        task.total, task.completed = len(analysis.clips), analysis.reused
 
     def outcome(self, analysis: "Analysis", outcome: ClipOutcome) -> None:
         self._clip(outcome.as_json())
         self._progress.update(self._task, completed=len(analysis.outcomes))
+        [task] = self._progress.tasks
+        if task.speed is not None:
+            task.fields.pop("until_s", None)  # from here on the run has a pace of its own
 
 
 class EventWatcher(_Bar):
-    """Shows a service's analysis by its events, which come from the first one on, also to who comes back."""
+    """Shows a service's analysis by its events, which come from the first one on, also to who comes back.
+
+    The ETA is the service's: events of what is done already come in no time.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self._seen: set[int] = set()
+        self._progress.update(self._task, until_s=None)
 
     def progress(self, analysis: Mapping[str, Any]) -> None:
         """Take how far it is: the answer of `GET /v1/analyses/{id}`."""
@@ -102,6 +113,7 @@ class EventWatcher(_Bar):
             self._task,
             description=_quoted(analysis["state"]),
             total=progress["clips_total"],
+            until_s=None if progress["eta_s"] is None else time.monotonic() + progress["eta_s"],
         )
 
     def event(self, kind: str, event: Mapping[str, Any]) -> None:

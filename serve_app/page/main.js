@@ -147,7 +147,6 @@ async function listAnalyses(after) {
     fill(byId("analyses"), rows.length ? rows : el("li", {}, "None yet."));
     byId("analyses").dataset.of = told;
   }
-  if (followed && page.data.some((one) => one.id === followed && !ENDED.includes(one.state))) tried(openAgain);
   oldest = page.last_id;
   byId("older").hidden = !page.has_more;
 }
@@ -264,10 +263,14 @@ function showState(path, analysis) {
     ended ? el("button", { type: "button", onclick: remove }, "Remove") : null);
 }
 
-/** Open what has been followed to its end once more if somebody has it tried again: the list may only be late. */
-async function openAgain() {
-  const { state } = await call(`/v1/analyses/${encodeURIComponent(followed)}`);
-  if (followed === here() && !ENDED.includes(state)) await open();
+/** Follow what has been followed to its end once more if somebody has it tried again; the video and the chat stay as they are. */
+async function followAgain() {
+  const { signal } = looking;
+  const path = `/v1/analyses/${encodeURIComponent(followed)}`;
+  const analysis = await call(path, { signal });
+  if (signal.aborted || !followed || ENDED.includes(analysis.state)) return;
+  followed = null;
+  await tried(() => watch(path, analysis, signal));
 }
 
 async function removed(path) {
@@ -336,5 +339,6 @@ async function begin() {
 
 // Whoever looks at older ones keeps them in sight.
 setInterval(() => document.hidden || extended || listAnalyses().catch(() => null), LIST_MS);
+setInterval(() => document.hidden || !followed || followAgain().catch(() => null), LIST_MS);
 watchService();
 tried(begin);

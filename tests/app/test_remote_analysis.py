@@ -6,10 +6,13 @@ import os
 import signal
 import struct
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from typing import Any
 
 import httpx2
 import pytest
@@ -17,6 +20,7 @@ import pytest
 from deployments.errors import ServiceFailed
 from pipelines.command_line import DONE, FAILED, INTERRUPTED, PARTIAL, USAGE
 from serve_app import resumable_upload, service_client
+from serve_app.remote_analysis import _model
 from serve_app.resumable_upload import send
 from serve_app.service_client import ServiceClient
 from tests import videos
@@ -190,7 +194,11 @@ def test_a_service_that_is_gone_for_a_moment_costs_the_part_under_way(
 
 
 @pytest.mark.usefixtures("small_parts")
-def test_a_service_that_stays_away_is_given_up(service: Served, film: Path, tmp_path: Path) -> None:
+def test_a_service_that_stays_away_is_given_up(
+    service: Served, film: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service_client, "_PATIENCE_S", 1.5)
+
     def away(sent_bytes: int, size_bytes: int) -> None:
         if sent_bytes == 40_000:
             service.stop()
@@ -230,6 +238,24 @@ def test_a_service_that_is_not_there_is_told_at_once(film: Path) -> None:
         FAILED,
         f"error: expected a Vidray service at {nobody}, got ConnectError\n",
     )
+
+
+@pytest.mark.parametrize("listed", ['{"data": [{"id": "llama", "object": "model"}]}', '{"data": []}', "{}"])
+def test_a_service_of_another_kind_is_one_line(listed: str) -> None:
+    class Other(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(listed.encode())
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Other) as other:
+        threading.Thread(target=other.handle_request, daemon=True).start()
+        url = f"http://127.0.0.1:{other.server_port}"
+        with ServiceClient(url) as client, pytest.raises(ServiceFailed, match=f"a model that sees at {url}, got none"):
+            _model(client, None)
 
 
 def test_the_same_command_asks_the_new_default_model_once_there_is_one(service: Served, analyze: Analyze) -> None:

@@ -204,7 +204,7 @@ def test_text_that_terminals_obey_is_shown_as_such() -> None:
     assert plain("a\x1b[2Jb\rc\x07d\x9be\nf\tg") == "a\ufffd[2Jb\ufffdc\ufffdd\ufffde\nf\tg"
 
 
-@pytest.mark.parametrize("ask", [("export", "--format", "md"), ("watch", "--json")])
+@pytest.mark.parametrize("ask", [("export", "--format", "md"), ("export", "--format", "csv"), ("watch", "--json")])
 def test_an_answer_moves_no_cursor_but_is_whole_in_a_file(
     service: Service, vidray: Run, monkeypatch: pytest.MonkeyPatch, ask: tuple[str, ...]
 ) -> None:
@@ -213,7 +213,9 @@ def test_an_answer_moves_no_cursor_but_is_whole_in_a_file(
     service.ended(analysis)
     assert "\x9b2!" in vidray(ask[0], analysis, *ask[1:])[1]
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
-    assert "\ufffd2!" in vidray(ask[0], analysis, *ask[1:])[1]
+    shown = vidray(ask[0], analysis, *ask[1:])[1]
+    assert "\ufffd2!" in shown
+    assert "\ufffd\n" not in shown, "lines end as a terminal's do"
 
 
 def test_an_analysis_that_was_tried_again_is_watched_to_its_last_end(service: Service, vidray: Run) -> None:

@@ -22,7 +22,6 @@ def test_a_step_in_float32_is_torch_s_own_but_for_its_rounding(shape: tuple[int,
         ends.append(weight.detach() - start)
     torchs, ours = ends
     assert (ours - torchs).norm() < 0.02 * torchs.norm()
-    assert (ours + torchs).norm() > torchs.norm()
 
 
 def test_a_state_of_either_goes_on_with_the_other() -> None:
