@@ -3,6 +3,7 @@
 import { call, CallError, events } from "./api.js";
 import { byId, clock, el, fill, showWithin } from "./dom.js";
 
+const ASKED = "vidray.asked"; // the question under way: until it is answered, a reload finds it in its box again
 const MARK = /\[(\d+(?::\d\d){1,2})(?:\s*[-–]\s*(\d+(?::\d\d){1,2}))?\]/g;
 
 export class Chat {
@@ -26,7 +27,9 @@ export class Chat {
     this.signal = signal;
     this.turns = [];
     byId("chat").replaceChildren();
-    const told = await call(`/v1/analyses/${analysis}/chats`, { signal });
+    const { asked, of } = JSON.parse(sessionStorage.getItem(ASKED) ?? "{}");
+    if (of === analysis) byId("question").value = asked;
+    const told = await call(`/v1/analyses/${analysis}/chats?limit=100`, { signal });
     for (const one of told.data.reverse()) {
       this.say("user", one.turns.at(-1).text);
       fill(this.say("assistant", ""), this.marked(one.answer));
@@ -42,12 +45,14 @@ export class Chat {
     const messages = [...this.turns, { role: "user", content: question }];
     const json = { analysis_id: this.analysis, messages, stream: true };
     if (byId("chat-model").value) json.model = byId("chat-model").value;
-    let said = "";
+    let [said, whole] = ["", false];
     this.asking = true;
+    sessionStorage.setItem(ASKED, JSON.stringify({ asked: question, of: this.analysis }));
     byId("chat").setAttribute("aria-busy", "true"); // read out once it is whole
     try {
       for await (const event of events("/v1/chat/completions", { method: "POST", json, signal: this.signal })) {
-        if (event.data === "[DONE]") break;
+        whole = event.data === "[DONE]";
+        if (whole) break;
         const chunk = JSON.parse(event.data);
         if (chunk.error) throw new CallError(0, chunk.error.code, chunk.error.message);
         said += chunk.choices[0]?.delta.content ?? "";
@@ -56,9 +61,13 @@ export class Chat {
           answer.append(el("p", { className: "notice" }, `Not in the video: ${chunk.unsupported_citations.join(", ")}`));
         }
       }
+      if (!whole) throw new CallError(0, "cut", "The answer was cut.");
       this.turns = [...messages, { role: "assistant", content: said }];
+      sessionStorage.removeItem(ASKED);
     } catch (error) {
-      if (!this.signal.aborted) fill(answer, el("p", { className: "failed" }, error.message));
+      if (this.signal.aborted) return;
+      fill(answer, this.marked(said), el("p", { className: "failed" }, error.message));
+      byId("question").value ||= question; // to be asked again
     } finally {
       this.asking = null;
       byId("chat").removeAttribute("aria-busy");

@@ -221,7 +221,7 @@ async function watch(path, analysis, signal) {
   const tell = async (type, event) => {
     if (type === "clip") {
       captions.add(event);
-      strip.add(event);
+      strip.add(event, analysis.progress.clips_total);
       // Not for each of a burst: the list is what counts.
       drawn ||= requestAnimationFrame(() => {
         drawn = 0;

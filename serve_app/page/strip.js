@@ -25,9 +25,9 @@ export class Strip {
     source.addEventListener("loadeddata", () => this.draw(source), { once: true });
   }
 
-  /** A clip is described: it gets a thumbnail where there is room for one. */
-  add(clip) {
-    if (this.taken >= MOST || this.element.querySelector(`[data-index="${Number(clip.index)}"]`)) return;
+  /** A clip of `total` is described: it gets a thumbnail if it is one of those that are spread over the whole video. */
+  add(clip, total) {
+    if (clip.index % Math.ceil((total ?? 1) / MOST) || this.taken >= MOST || this.element.querySelector(`[data-index="${Number(clip.index)}"]`)) return;
     this.taken += 1;
     const button = el("button", { type: "button", tabIndex: -1, title: `${clock(clip.start_s)} ${clip.text ?? clip.error.message}`, onclick: () => this.seek(clip.start_s) });
     button.dataset.index = clip.index;

@@ -13,9 +13,10 @@ import httpx2
 import pytest
 
 from pipelines.command_line import DONE, FAILED, PARTIAL, USAGE, run_command
+from serve_app import watching
 from serve_app.cli import app
 from serve_app.service_client import ServiceClient
-from serve_app.terminal import plain
+from serve_app.terminal import EventWatcher, plain
 from tests import videos
 from tests.app.served import SIM, Served
 from tests.ray_cluster import free_port
@@ -115,6 +116,26 @@ def test_a_watcher_outlasts_a_restart_between_the_last_event_and_the_result(
         starting.join()
     assert (code, err) == (DONE, "")
     assert "  00:04 – 00:06  4\n" in out
+
+
+def test_a_watcher_shows_the_service_s_eta(service: Service, vidray: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    etas: list[float | None] = []
+    show = EventWatcher.progress
+
+    def shown(watcher: EventWatcher, analysis: dict[str, Any]) -> None:
+        show(watcher, analysis)
+        etas.append(watcher._progress.tasks[0].fields["until_s"])
+        if len(etas) < 20:
+            time.sleep(0.6)  # so that clips end at moments of their own, which make a pace
+            service.let(1)
+
+    monkeypatch.setattr(EventWatcher, "progress", shown)
+    monkeypatch.setattr(watching, "_LOOK_EVERY_S", 0.0)
+    service.hold()
+    analysis = service.analyse(service.video, clip_duration_s=1)
+    assert vidray("watch", analysis)[0] == DONE
+    assert etas[0] is None, "before a clip is described nobody knows"
+    assert any(eta is not None for eta in etas)
 
 
 def test_a_failed_clip_makes_another_exit_code(service: Service, vidray: Run) -> None:

@@ -1,5 +1,7 @@
 """The page as a person uses it, in a real browser: nothing is lost by reloads, cuts, restarts and refusals."""
 
+import base64
+import json
 import re
 from pathlib import Path
 
@@ -333,3 +335,104 @@ def test_two_presses_ask_for_one_analysis(page: Page, served: Served, video: Pat
     expect(page.locator("#state")).to_contain_text("completed")
     assert keys == [keys[0]] * 2
     expect(page.locator("#analyses li")).to_have_count(1)
+
+
+def test_a_video_is_dropped_and_described_as_the_form_asks(page: Page, served: Served, video: Path) -> None:
+    page.goto(served.url)
+    content = base64.b64encode(video.read_bytes()).decode()
+    dropped = page.evaluate_handle(
+        """(content) => {
+          const bytes = Uint8Array.from(atob(content), (letter) => letter.charCodeAt(0));
+          const transfer = new DataTransfer();
+          transfer.items.add(new File([bytes], "dropped.webm", { type: "video/webm" }));
+          return transfer;
+        }""",
+        content,
+    )
+    page.dispatch_event("#drop", "drop", {"dataTransfer": dropped})
+    expect(page.get_by_label("Stored video")).to_contain_text("dropped.webm")
+    page.get_by_label("Prompt").fill("Which colours?")
+    page.get_by_text("More options").click()
+    page.get_by_label("Frames a second").fill("3")
+    page.get_by_label("Events, one a line").fill("a fall\n\n  a jump ")
+    page.get_by_label("Frames and captions may go to models outside").check()
+    page.get_by_role("button", name="Describe the video").click()
+    expect(page.locator("#seen-title")).to_have_text("dropped.webm")
+    asked = httpx2.get(f"{served.url}/v1/analyses/{page.url.rpartition('#')[2]}").raise_for_status().json()["options"]
+    assert (asked["prompt"], asked["fps"], asked["events"]) == ("Which colours?", 3, ["a fall", "a jump"])
+    assert asked["allow_cloud"] is True
+
+
+def test_what_was_known_before_is_told_apart_in_the_coverage(page: Page, served: Served, video: Path) -> None:
+    file_id = served.upload(video)
+    for first, analysis in enumerate([{"end_s": 4.0}, {}]):
+        body = {"file_id": file_id, "clip_duration_s": 2, **analysis}
+        made = httpx2.post(f"{served.url}/v1/analyses", json=body).raise_for_status().json()["id"]
+        served.ended(made)
+        page.goto(f"{served.url}/#{made}")
+        told = ["2 clips described here", "4 clips described here, 2 clips known from before"][first]
+        expect(page.locator("#coverage")).to_have_attribute("aria-label", told)
+
+
+def test_the_service_s_state_is_shown_with_its_alerts(page: Page, served: Served, video: Path) -> None:
+    stats = httpx2.get(f"{served.url}/v1/stats").raise_for_status().json()
+    stats["models"][0] |= {
+        "replicas": {"running": 1, "wanted": 2},
+        "memory": {"allocated_bytes": 3 * 2**30, "reserved_bytes": 4 * 2**30, "free_bytes": 2**30},
+    }
+    stats["analyses"] |= {"running": 2, "queued": 7, "oldest_queued_s": 75.0}
+    stats["alerts"] = [{"code": "storage_low", "severity": "warning", "message": "little room is left"}]
+    page.route("**/v1/stats", lambda route: route.fulfill(json=stats))
+    page.goto(served.url)
+    expect(page.locator("#alerts .warning")).to_have_text("little room is left")
+    figures = page.locator("#figures")
+    for told in ("2 running, 7 queued", "1:15", "1 of 2 replicas, memory 3.0 GiB used, 1.0 GiB free"):
+        expect(figures).to_contain_text(told)
+
+
+def test_the_played_clip_is_marked_while_the_video_plays(page: Page, served: Served, video: Path) -> None:
+    analysis = served.analyse(video, clip_duration_s=2)
+    served.ended(analysis)
+    page.goto(f"{served.url}/#{analysis}")
+    expect(page.locator("#captions li")).to_have_count(6)
+    page.locator("#player").evaluate(
+        "(player) => { Object.assign(player, { muted: true, playbackRate: 4 }); return player.play(); }"
+    )
+    for number in (1, 2):
+        expect(page.locator("#captions li").nth(number)).to_have_attribute("aria-current", "true")
+
+
+def test_the_thumbnails_of_a_long_video_are_spread_over_all_of_it(page: Page, served: Served, long_video: Path) -> None:
+    analysis = served.analyse(long_video, clip_duration_s=0.1)
+    served.ended(analysis)
+    page.goto(f"{served.url}/#{analysis}")
+    expect(page.locator("#captions li")).to_have_count(130)
+    expect(page.locator("#strip button")).to_have_count(44)  # every third
+    expect(page.locator("#strip button").last).to_have_attribute("data-index", "129")
+
+
+def test_an_answer_that_is_cut_says_so_and_its_question_can_be_asked_again(
+    page: Page, served: Served, video: Path
+) -> None:
+    analysis = served.analyse(video, clip_duration_s=2)
+    served.ended(analysis)
+    page.goto(f"{served.url}/#{analysis}")
+    chunk = json.dumps({"choices": [{"delta": {"content": "Half of an"}}]})
+
+    def cut(route: Route) -> None:
+        route.fulfill(body=f"data: {chunk}\n\n", content_type="text/event-stream")
+
+    page.route("**/v1/chat/completions", cut)
+    page.get_by_label("Question").fill("What happens at 0:02?")
+    page.get_by_role("button", name="Ask").click()
+    expect(page.locator("#chat .assistant")).to_have_text("Half of anThe answer was cut.")
+    expect(page.get_by_label("Question")).to_have_value("What happens at 0:02?")
+    page.reload()
+    expect(page.get_by_label("Question")).to_have_value("What happens at 0:02?")
+    page.unroute("**/v1/chat/completions", cut)
+    page.get_by_role("button", name="Ask").click()
+    expect(page.locator("#chat .assistant .cite").first).to_be_visible()
+    expect(page.get_by_label("Question")).to_have_value("")
+    page.reload()
+    expect(page.locator("#chat .assistant .cite").first).to_be_visible()
+    expect(page.get_by_label("Question")).to_have_value("")
