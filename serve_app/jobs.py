@@ -27,6 +27,8 @@ _TOKEN_FILE = Path("~/.ray/auth_token")
 _AGAIN_S = 1.0
 _PATIENCE_S = 120.0
 """How long the dashboard may be gone before the job is given up."""
+_CONNECT_S = 35.0
+"""A connection that was cut after longer was there before: aiohttp tries for 30 s to make one."""
 
 
 def submit(
@@ -101,22 +103,25 @@ def _python_at(address: str) -> str:
 async def _followed(client: "JobSubmissionClient", job: str, *, quiet: bool) -> "JobDetails":
     """Return how the job ended; show what it says, once, over any number of connections. Raises ServiceFailed."""
     out = sys.stderr if quiet else sys.stdout
-    shown, known_s = 0, time.monotonic()
+    shown, gone_since_s = 0, None
     while True:
-        heard = 0  # a new connection tells it all again
+        heard, begun_s = 0, time.monotonic()  # a new connection tells it all again
         try:
             async for text in _told_by(client, job):
                 write_out(text[max(0, shown - heard) :], out)
                 out.flush()
                 heard += len(text)
                 shown = max(shown, heard)
-                known_s = time.monotonic()
+                gone_since_s = None
             details = await _info(client, job)
             if details.status.is_terminal():
                 return details
-            known_s = time.monotonic()
+            gone_since_s = None
         except _Gone as gone:
-            if time.monotonic() - known_s > _PATIENCE_S:
+            now_s = time.monotonic()
+            if gone_since_s is None or now_s - begun_s > _CONNECT_S:
+                gone_since_s = now_s
+            if now_s - gone_since_s > _PATIENCE_S:
                 raise ServiceFailed(f"expected the job {job} at the dashboard that took it, got {gone}") from gone
         await asyncio.sleep(_AGAIN_S)
 

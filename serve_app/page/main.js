@@ -263,7 +263,7 @@ function showState(path, analysis) {
     ended ? el("button", { type: "button", onclick: remove }, "Remove") : null);
 }
 
-/** Follow what has been followed to its end once more if somebody has it tried again; the video and the chat stay as they are. */
+/** Follow once more what was followed to its end, if somebody has it tried again; player and chat stay as they are. */
 async function followAgain() {
   const { signal } = looking;
   const path = `/v1/analyses/${encodeURIComponent(followed)}`;

@@ -14,15 +14,16 @@ LINES = ["one\n", "two\n", "three\n"]
 
 
 class Dashboard:
-    """Tells a line more at each connection and is then gone; `pause_s` pass between two of them."""
+    """Tells a line more at each connection, or all at the last one; after `pause_s` seconds more it is gone."""
 
-    def __init__(self, clock: "Clock", *, pause_s: float) -> None:
-        self.clock, self.pause_s, self.connections = clock, pause_s, 0
+    def __init__(self, clock: "Clock", *, pause_s: float, silent: bool = False) -> None:
+        self.clock, self.pause_s, self.silent, self.connections = clock, pause_s, silent, 0
 
     async def tail_job_logs(self, job: str) -> AsyncIterator[str]:
         self.connections += 1
         for line in LINES[: self.connections]:
-            yield line
+            if not self.silent or self.connections == len(LINES):
+                yield line
         self.clock.now_s += self.pause_s
         if self.connections < len(LINES):
             raise RuntimeError("WebSocket connection closed unexpectedly")
@@ -46,8 +47,11 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return made
 
 
-def test_a_job_is_watched_over_any_number_of_lost_connections(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
-    dashboard: Any = Dashboard(clock, pause_s=100.0)
+@pytest.mark.parametrize("silent", [False, True])
+def test_a_job_is_watched_over_any_number_of_lost_connections(
+    clock: Clock, capsys: pytest.CaptureFixture[str], silent: bool
+) -> None:
+    dashboard: Any = Dashboard(clock, pause_s=3600.0, silent=silent)
     asyncio.run(jobs._followed(dashboard, "job", quiet=False))
     assert capsys.readouterr().out == "".join(LINES), "each line once"
     assert dashboard.connections == 3
@@ -55,7 +59,7 @@ def test_a_job_is_watched_over_any_number_of_lost_connections(clock: Clock, caps
 
 def test_a_dashboard_that_stays_away_is_given_up(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     async def gone(job: str) -> AsyncIterator[str]:
-        clock.now_s += 50.0
+        clock.now_s += 25.0
         if clock.now_s:
             raise OSError("gone")
         yield ""
