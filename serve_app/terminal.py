@@ -85,7 +85,7 @@ class TerminalWatcher(_Bar):
             self._say(f"[yellow]{_quoted(analysis.model.notice)}[/]")
         [task] = self._progress.tasks
         # Not by `update`, which would take what was there before for the pace of this run.
-        task.total, task.completed = len(analysis.clips), analysis.reused
+        task.completed = analysis.reused
 
     def outcome(self, analysis: "Analysis", outcome: ClipOutcome) -> None:
         self._clip(outcome.as_json())

@@ -58,16 +58,7 @@ def test_ctrl_c_keeps_what_is_done_and_the_same_command_goes_on(cluster: Cluster
     slow["applications"][0]["deployments"][-1]["user_config"] = {"max_batch_clips": 1}  # no burst that ends it all
     config.write_text(yaml.safe_dump(slow))
     command = vidray("analyze", str(sample), "--out", str(out), "--config", str(config), "--clip-duration-s", "5")
-    running = subprocess.Popen(
-        command,
-        env=ENVIRONMENT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-        # As at a terminal: a suite run in the background passes on that Ctrl-C is to be ignored.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-    )
+    running = at_a_terminal(command, env=ENVIRONMENT, start_new_session=True)
     clips = out / "ledger" / "clips"
     try:
         wait_until(lambda: clips.exists() and len(list(clips.iterdir())) >= 2, running)
