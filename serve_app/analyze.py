@@ -21,6 +21,7 @@ from pipelines.source import inspect_source
 from pipelines.store import open_store
 from serve_app.config import app_args, read_config
 from serve_app.pace import Stopwatch
+from serve_app.pace_file import Paces
 from serve_app.settings import AppArgs
 
 _MODEL_DEADLINE_S = 1800.0
@@ -67,7 +68,7 @@ def analyze_video(request: AnalyzeRequest, watcher: Watcher) -> dict[str, Any]:
 
     What an earlier, interrupted run recorded there is kept and not done again.
     """
-    begun_s = time.monotonic()
+    stopwatch = Stopwatch(time.monotonic())
     config = read_config(request.config_path)
     args = app_args(config)
     with contextlib.ExitStack() as running:
@@ -85,8 +86,8 @@ def analyze_video(request: AnalyzeRequest, watcher: Watcher) -> dict[str, Any]:
         with Sandbox() as sandbox:
             source = inspect_source(request.video, sandbox)
         clips = plan_analysis(source, model, request.options)
-        stopwatch = Stopwatch(model, own_ray=request.address is None, begun_s=begun_s)
-        watcher.expected(len(clips), stopwatch.left_s(clips))
+        paces = Paces(model, own_ray=request.address is None)
+        watcher.expected(len(clips), paces.left_s(clips, stopwatch))
         if request.address is None:
             from serve_app.config_check import check_config
 
@@ -96,14 +97,15 @@ def analyze_video(request: AnalyzeRequest, watcher: Watcher) -> dict[str, Any]:
         watcher.planned(analysis)
         if analysis.complete:
             return asyncio.run(finish_analysis(analysis))
-        watcher.expected(len(clips), stopwatch.left_s([clip for clip in clips if clip.index not in analysis.outcomes]))
+        pending = [clip for clip in clips if clip.index not in analysis.outcomes]
+        watcher.expected(len(clips), paces.left_s(pending, stopwatch))
         if request.address is None:
             from serve_app.cluster_app import local_app
 
             watcher.stage("starting Ray and the app")
             running.enter_context(local_app(config, http=False))
 
-        running.callback(stopwatch.remember)
+        running.callback(paces.remember, stopwatch)
         return asyncio.run(_run(analysis, args, watcher, stopwatch))
 
 
@@ -125,7 +127,6 @@ async def _run(analysis: Analysis, args: AppArgs, watcher: Watcher, stopwatch: S
     watcher.stage(f"loading the model {analysis.model.name}")
     await wait_for_model(client, deadline_s=_MODEL_DEADLINE_S)
     watcher.stage("describing")
-    stopwatch.describing()
     results = await run_analyses(
         [analysis],
         client,

@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from obstore.store import ObjectStore
 
@@ -23,6 +23,7 @@ from serve_app.analyses.stories import Stories
 from serve_app.analyses.tally import Tally
 from serve_app.analyses.turns import IsOver, Turns
 from serve_app.analyses.video_source import source_of
+from serve_app.pace import Pace
 
 _CACHE_READS_AT_ONCE = 32
 
@@ -38,6 +39,8 @@ class Means:
     tally: Tally
     stories: Stories | None = None
     cloud: Cloud | None = None
+    paces: dict[str, Pace] = field(default_factory=dict)
+    """Of each model's last attempt."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +64,7 @@ class Stop:
 class Describing:
     """One attempt's clips, described by the model `info` behind `describer`.
 
-    `in_flight` hears 1 when a clip is decoded and -1 when its outcome is recorded.
+    `in_flight` hears 1 when a clip is decoded and -1 when its outcome is recorded; `on_outcome` hears that, too.
     """
 
     def __init__(
@@ -72,6 +75,7 @@ class Describing:
         describer: Describer,
         record: Record,
         in_flight: Callable[[int], None],
+        on_outcome: Callable[[ClipOutcome], None],
     ) -> None:
         self._request = request
         self._means = means
@@ -79,6 +83,7 @@ class Describing:
         self._clips = Clips(describer) if means.cloud is None else means.cloud.ways(request, describer)
         self._record = record
         self._in_flight = in_flight
+        self._on_outcome = on_outcome
         self._cache = CaptionCache(means.store, request, info)
         self._recording: set[asyncio.Task[None]] = set()
         self._load = None if means.cloud is None else means.cloud.load(request.options.model)
@@ -163,5 +168,6 @@ class Describing:
     async def _record_new(self, clip: ClipPlan, outcome: ClipOutcome) -> None:
         await self._record.commit(outcome)
         self._in_flight(-1)
+        self._on_outcome(outcome)
         if outcome.served_by == LOCAL:  # the cache is of what this model says
             await self._cache.keep(clip, outcome)

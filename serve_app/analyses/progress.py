@@ -6,10 +6,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple, Self
 
 from serve_app.analyses.journal import Event
+from serve_app.pace import MOMENT_S
 
 State = Literal["queued", "running", "completed", "partial", "failed", "cancelled"]
-MOMENT_S = 0.5
-"""Clips that end within so long of each other, as those of one engine call do, end at one moment."""
 _PACE_MOMENTS = 32
 """The pace is that of the last so many moments: it follows what the cluster does now."""
 
@@ -37,6 +36,9 @@ class Progress:
     finished_at: float | None = None
     coverage: dict[str, Any] | None = None
     """The account of what was and was not seen, once the analysis is done."""
+    _attempt_at: float = 0.0
+    _expected: dict[str, float] | None = None
+    """`begin_s` and `clip_s` by the pace of an earlier analysis; None when there was none."""
     _moments: deque[Moment] = field(default_factory=lambda: deque(maxlen=_PACE_MOMENTS))
 
     def take(self, events: Iterable[Event]) -> None:
@@ -69,6 +71,7 @@ class Progress:
         self.finished_at = self.coverage = None
         # The time between two attempts is not the pace of either.
         self._moments.clear()
+        self._attempt_at, self._expected = event.at_s, data.get("expected")
         if self.state == "queued":  # a new round
             self.started_at = self.first_caption_at = None
         else:
@@ -103,14 +106,25 @@ class Progress:
         which some ended. With `n` clips at the moments `1..k`, a clip takes `(at_k - at_0) / n`: what came before the
         first moment (the model's start, reused captions) is no part of it, nor is the time between two attempts. Once
         the next moment is overdue, `(now - at_0) / (n * (k + 1) / k)` is more, and that is taken: a pace that falls
-        shows at once. Unknown before a second moment.
+        shows at once. Before a second moment, a clip takes as long as the runner expects, from an earlier analysis.
         """
         if self.done:
             return 0.0
-        k = len(self._moments) - 1
-        if self.clips_total is None or k < 1:
+        if self.clips_total is None:
             return None
+        k = len(self._moments) - 1
+        if k < 1:
+            return self._expected_eta_s(now_s)
         at_0, at_k = self._moments[0].at_s, self._moments[-1].at_s
         clips = sum(moment.clips for moment in self._moments) - self._moments[0].clips
         clip_s = max((at_k - at_0) / clips, (now_s - at_0) / (clips * (k + 1) / k))
         return (self.clips_total - self.clips_done) * clip_s
+
+    def _expected_eta_s(self, now_s: float) -> float | None:
+        """Return what is left of the time that was expected, None once that is over."""
+        if self._expected is None or self.clips_total is None:
+            return None
+        left_s = (self.clips_total - self.clips_done) * self._expected["clip_s"]
+        if not self._moments:
+            left_s += self._expected["begin_s"] - (now_s - self._attempt_at)
+        return left_s if left_s > 0 else None

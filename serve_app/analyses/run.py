@@ -20,6 +20,7 @@ from serve_app.analyses.progress import Progress
 from serve_app.analyses.record import Record
 from serve_app.analyses.request import AnalysisRequest
 from serve_app.analyses.scribe import Scribe, Told
+from serve_app.pace import Stopwatch, frames_of, known_pace
 
 _MOST_BARREN_ATTEMPTS = 5
 
@@ -42,6 +43,7 @@ class Run:
         self._model = model
         self._cancelled = asyncio.Event()
         self._begun_s = time.perf_counter()
+        self._stopwatch = Stopwatch(time.monotonic())
         self.in_flight = 0
         """Clips that are decoded and have no outcome that is told."""
         self.moved_s = time.monotonic()
@@ -132,11 +134,22 @@ class Run:
                 "clips_total": len(clips),
                 "clips_done": len(record.outcomes),
                 "clips_failed": sum(outcome.error is not None for outcome in record.outcomes.values()),
+                "expected": self._expected(clips),
             },
         )
         for index in sorted(recorded.keys() - told):
             await record.tell(recorded[index])
         return set(recorded)
+
+    def _expected(self, clips: list[ClipPlan]) -> dict[str, float] | None:
+        """Return how long the attempt takes to begin, and then for a clip, if it is like the model's last one."""
+        if self._model is None:
+            return None
+        pace = self._means.paces.get(self._model[0].name) or known_pace(self._model[0], own_ray=False)
+        if pace is None:
+            return None
+        clip_s = pace.frame_s * frames_of(clips) / len(clips)
+        return {"begin_s": round(pace.begin_s, 3), "clip_s": round(clip_s, 4)}
 
     async def _describe(
         self, clips: list[ClipPlan], recorded: set[int], progress: Progress, record: Record
@@ -149,7 +162,7 @@ class Run:
         if model is None or request.model_revision != model[0].revision:
             # Captions of two models in one timeline would be no answer to what was asked.
             return ModelLoadFailed(f"expected the model {request.options.model} as it was when asked, got another one")
-        describing = Describing(request, self._means, *model, record, self._moved)
+        describing = Describing(request, self._means, *model, record, self._moved, self._stopwatch.ended)
         kept = await describing.kept()
         await describing.keep([clip for clip in clips if clip.index in recorded], kept)
         if not pending:
@@ -162,7 +175,14 @@ class Run:
         pending = [clip for clip in pending if clip.index not in record.outcomes]
         deadline_s = request.options.deadline_s
         give_up_s = None if deadline_s is None else (progress.started_at or time.time()) + deadline_s
-        return await describing.until_stopped(pending, Stop(self._cancelled, give_up_s)) if pending else None
+        if not pending:
+            return None
+        try:
+            return await describing.until_stopped(pending, Stop(self._cancelled, give_up_s))
+        finally:
+            pace = self._stopwatch.pace()
+            if pace is not None:
+                self._means.paces[model[0].name] = pace
 
     async def _retold(self, summary: dict[str, Any], outcomes: list[ClipOutcome]) -> dict[str, Any]:
         stories = self._means.stories

@@ -27,7 +27,8 @@ class ProgressObject(BaseModel):
     """`clips_total` is null until the clips are planned.
 
     `eta_s` is the clips left at the pace of those that were lately described or failed in this attempt, reused ones not
-    counted: null until some have ended at two moments, 0 when the analysis is done.
+    counted, and until some have ended at two moments at that of the model's last analysis: null when that is unknown,
+    too, 0 when the analysis is done.
     """
 
     clips_done: int

@@ -13,13 +13,15 @@ from typing import Any, cast
 import pytest
 from rich.console import Console
 
+from deployments.contracts import ModelInfo
 from deployments.settings import VisionSettings
 from deployments.vision.catalog import model_info
 from pipelines.analysis import Analysis
 from pipelines.outcome import ClipError, ClipOutcome
 from pipelines.video import ClipPlan
-from serve_app import pace
+from serve_app import pace, pace_file
 from serve_app.pace import Stopwatch
+from serve_app.pace_file import Paces
 from serve_app.terminal import TerminalWatcher
 from tests import videos
 from tests.ray_cluster import ROOT
@@ -46,27 +48,29 @@ class Clock:
 def clock(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Clock:
     made = Clock()
     monkeypatch.setattr(pace, "time", made)
+    monkeypatch.setattr(pace_file, "time", made)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return made
 
 
-def run(clock: Clock, clips: int, *, own_ray: bool = True, at_once: int = 1, bad: int = 0) -> None:
+def run(
+    clock: Clock, clips: int, *, own_ray: bool = True, at_once: int = 1, bad: int = 0, model: ModelInfo = MODEL
+) -> None:
     """Describe so many clips: Ray and the model take 20 s, each `at_once` clips 2 s; then `bad` ones fail at once."""
-    stopwatch = Stopwatch(MODEL, own_ray=own_ray, begun_s=clock.now_s)
+    stopwatch = Stopwatch(clock.now_s)
     clock.now_s += 20.0
-    stopwatch.describing()
     for clip in CLIPS[:clips]:
         clock.now_s += 2.0 if clip.index % at_once == 0 else 0.0
         stopwatch.ended(ClipOutcome(clip.index, clip.start_s, clip.end_s, len(clip.sample_times_s), text="said"))
     for clip in CLIPS[clips : clips + bad]:
         stopwatch.ended(ClipOutcome(clip.index, clip.start_s, clip.end_s, 5, error=ClipError("engine_failed", "no")))
-    stopwatch.remember()
+    Paces(model, own_ray=own_ray).remember(stopwatch)
 
 
-def left_s(clock: Clock, *, own_ray: bool = True) -> float | None:
-    stopwatch = Stopwatch(MODEL, own_ray=own_ray, begun_s=clock.now_s)
+def left_s(clock: Clock, *, own_ray: bool = True, model: ModelInfo = MODEL) -> float | None:
+    stopwatch = Stopwatch(clock.now_s)
     clock.now_s += 1.0
-    return stopwatch.left_s(CLIPS)
+    return Paces(model, own_ray=own_ray).left_s(CLIPS, stopwatch)
 
 
 def test_a_run_is_expected_to_take_as_long_as_the_last_one_did(clock: Clock) -> None:
@@ -81,9 +85,20 @@ def test_clips_that_end_together_share_the_time_and_failed_ones_have_no_part_in_
     assert left_s(clock) == pytest.approx(20.0 + 7 * 1.0 - 1.0)
 
 
-def test_a_run_without_a_second_clip_has_no_pace(clock: Clock) -> None:
+def test_a_run_whose_clips_all_end_together_has_no_pace(clock: Clock) -> None:
     run(clock, 1)
+    run(clock, 4, at_once=4)
     assert left_s(clock) is None
+
+
+def test_the_first_run_ever_of_the_demo_model_is_expected_to_take_as_long_as_it_did_elsewhere(clock: Clock) -> None:
+    demo = model_info("demo", VisionSettings())
+    alone, beside = left_s(clock, model=demo), left_s(clock, own_ray=False, model=demo)
+    assert alone is not None
+    assert beside is not None
+    assert 1.0 < beside < alone, "with a Ray of its own it begins later"
+    run(clock, 3, model=demo)
+    assert left_s(clock, model=demo) == pytest.approx(20.0 + 7 * 2.0 - 1.0), "from then on it is this machine's"
 
 
 @pytest.mark.parametrize("held", ["", "[1]", "{", '{"KEY": 3}', '{"KEY": {"begin_s": null, "frame_s": 1}}'])
@@ -184,7 +199,7 @@ class Watcher:
         pass
 
     def expected(self, clips, left_s):
-        print(clips, left_s, {{"ray", "torch"}} & set(sys.modules))
+        print(clips, left_s > 1, {{"ray", "torch"}} & set(sys.modules))
         sys.exit(0)
 
 request = AnalyzeRequest({str(film)!r}, {str(tmp_path / "out")!r}, AnalysisOptions(), Path({str(CONFIG)!r}))
@@ -200,4 +215,4 @@ if __name__ == "__main__":
         timeout=60,
         check=False,
     )
-    assert (done.returncode, done.stdout) == (0, "1 None set()\n"), done.stderr
+    assert (done.returncode, done.stdout) == (0, "1 True set()\n"), done.stderr

@@ -3,7 +3,8 @@
 import pytest
 
 from serve_app.analyses.journal import Event, EventType
-from serve_app.analyses.progress import MOMENT_S, Progress
+from serve_app.analyses.progress import Progress
+from serve_app.pace import MOMENT_S
 from tests.app.made_up import COVERAGE, clip_data, progress_data
 
 HOUR_S = 3600.0
@@ -118,3 +119,23 @@ def test_a_copy_stands_while_the_original_goes_on() -> None:
     told.clips(2.0 + MOMENT_S * 4)
     told.done(9.0)
     assert (copy.last_id, copy.state, copy.clips_done, copy.eta_s(2.0)) == (3, "running", 2, eta_s)
+
+
+def test_until_it_has_a_pace_an_attempt_takes_as_long_as_the_runner_expects() -> None:
+    told = Told()
+    told.run(0.0, expected={"begin_s": 20.0, "clip_s": 3.0})
+    assert told.progress.eta_s(5.0) == pytest.approx(20.0 + 100 * 3.0 - 5.0)
+    told.clips(*(6.0 + 0.01 * n for n in range(40)), reused=True)
+    assert told.progress.eta_s(7.0) == pytest.approx(20.0 + 60 * 3.0 - 7.0)
+    told.clips(23.0)
+    assert told.progress.eta_s(25.0) == pytest.approx(59 * 3.0)
+    told.clips(28.0)
+    assert told.progress.eta_s(28.0) == pytest.approx(58 * 5.0), "from here on it is its own pace"
+
+
+def test_what_was_expected_and_is_over_is_not_known_any_more_and_none_of_another_attempt_s() -> None:
+    told = Told()
+    told.run(0.0, expected={"begin_s": 20.0, "clip_s": 3.0})
+    assert told.progress.eta_s(320.0) is None
+    told.run(400.0, attempt=2, expected=None)
+    assert told.progress.eta_s(401.0) is None

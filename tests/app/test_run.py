@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+import time
 
 import pytest
 
@@ -9,6 +10,7 @@ from deployments.contracts import Caption, DescribeRequest
 from deployments.retry import RetryPolicy
 from pipelines.plan import SamplingOptions
 from pipelines.store import sizes_below
+from serve_app import pace
 from serve_app.analyses import backoff
 from serve_app.analyses.cache import CaptionCache
 from tests.app.analysis_house import (
@@ -154,5 +156,33 @@ def test_a_short_video_is_not_stuck_behind_more_long_ones_than_may_decode(play: 
         assert all(progress.clips_done for progress in shares), "each had a turn"
         assert {progress.attempt for progress in shares} == {1}
         answering.cancel()
+
+    play(scenario)
+
+
+def test_the_next_analysis_is_expected_to_take_as_long_as_the_last_one(
+    play: Play, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pace, "MOMENT_S", 0.05)
+
+    async def scenario(house: House) -> None:
+        house.model.held = True
+        first = (await house.submit()).request.id
+        house.start()
+        await until(lambda: bool(house.model.calls))
+        assert (await house.service.get(ANN, first)).progress.eta_s(time.time()) is None, "there was none"
+        for _ in range(CLIPS):
+            await asyncio.sleep(0.1)
+            house.model.permits.release()
+        await house.done(first)
+        house.model.calls.clear()
+        second = (await house.submit(prompt="another question")).request.id
+        await until(lambda: bool(house.model.calls))
+        eta_s = (await house.service.get(ANN, second)).progress.eta_s(time.time())
+        assert eta_s is not None
+        assert 0.1 < eta_s < 10.0
+        for _ in range(CLIPS):
+            house.model.permits.release()
+        await house.done(second)
 
     play(scenario)
