@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import psutil
+from packaging.requirements import Requirement
 
 from deployments.errors import AppError
 from deployments.vision.demo.layout import Mix, sample_spec
 from deployments.vision.demo.video import write_scenes
-from deployments.vision.qwen.hardware import gpus, torch_build, version_of
+from deployments.vision.qwen.hardware import cuda_version, gpus, torch_build, version_of
 from pipelines.plan import SamplingOptions, plan_clips
 from pipelines.sandbox import Sandbox
 from pipelines.video import DecoderName
@@ -33,6 +34,8 @@ LEAST_PYTHON = (3, 11)
 LEAST_SHARED_BYTES = 2 * 2**30
 DASHBOARD_PORT = 8265
 _ANSWER_S = 3.0
+_LEAST_DRIVERS = {11: 450, 12: 525, 13: 580}
+"""By CUDA's major version, from docs.nvidia.com/deploy/cuda-compatibility (minor version compatibility)."""
 _FLASH_SINCE = (8, 0)
 """Compute capability from which on flash-attn 2 runs: Ampere."""
 
@@ -53,7 +56,7 @@ def findings(config: Path | None) -> Iterator[Finding]:
     yield _memory()
     yield from _gpu()
     yield from _decoders()
-    yield _ray()
+    yield _libraries()
     content, args, finding = _config(config)
     yield finding
     yield _disk("temp", Path(tempfile.gettempdir()))
@@ -89,12 +92,7 @@ def _gpu() -> Iterator[Finding]:
         major, minor = device.capability
         yield Finding("GPU", "good", f"{device.name}, {_gib(device.memory_bytes)}, compute capability {major}.{minor}")
     if not devices and driver:
-        yield Finding(
-            "GPU",
-            "bad",
-            f"driver {driver}, but PyTorch sees no GPU",
-            "install PyTorch's build for CUDA (pytorch.org/get-started) in place of the one for CPUs",
-        )
+        yield Finding("GPU", "bad", f"driver {driver}, but PyTorch sees no GPU", _why_no_gpu(driver))
     elif not devices:
         yield Finding(
             "GPU",
@@ -114,6 +112,17 @@ def _gpu() -> Iterator[Finding]:
         yield Finding("bitsandbytes", "good", f"{narrow}: weights in 4 and 8 bits")
     else:
         yield Finding("bitsandbytes", "bad", "not installed", "run `make setup` again")
+
+
+def _why_no_gpu(driver: str) -> str:
+    """Return what to do where there is a driver, and PyTorch sees no GPU."""
+    cuda = cuda_version()
+    if cuda is None:
+        return "install PyTorch's build for CUDA (pytorch.org/get-started) in place of the one for CPUs"
+    least, have = _LEAST_DRIVERS.get(cuda[0]), driver.partition(".")[0]
+    if least is not None and have.isdecimal() and int(have) < least:
+        return f"install driver {least} or newer, which CUDA {cuda[0]} needs, or PyTorch's build for an older CUDA"
+    return "see whether `nvidia-smi` lists a GPU, and CUDA_VISIBLE_DEVICES leaves it in sight"
 
 
 def _driver() -> str | None:
@@ -150,8 +159,22 @@ def _decoders() -> Iterator[Finding]:
                 yield Finding(decoder, needed, error.message, "run `make setup` again; `--decoder pyav` is the default")
 
 
-def _ray() -> Finding:
-    return Finding("Ray", "good", f"Ray {importlib.metadata.version('ray')}")
+def _libraries() -> Finding:
+    """Hold what is installed to what Vidray asks for."""
+    wrong = []
+    for line in importlib.metadata.requires("vidray") or ():
+        asked = Requirement(line)
+        if asked.marker is not None and not asked.marker.evaluate({"extra": ""}):
+            continue
+        try:
+            there = importlib.metadata.version(asked.name)
+        except importlib.metadata.PackageNotFoundError:
+            there = "none"
+        if there == "none" or not asked.specifier.contains(there, prereleases=True):
+            wrong.append(f"{asked.name} {there} where {asked.specifier} is needed")
+    if wrong:
+        return Finding("Ray", "bad", ", ".join(wrong), "run `make setup` again")
+    return Finding("Ray", "good", f"Ray {importlib.metadata.version('ray')}, and every other library as needed")
 
 
 def _config(path: Path | None) -> tuple[dict[str, Any], AppArgs | None, Finding]:

@@ -103,12 +103,15 @@ def _analyze_here(
 
 
 @app.command()
-def serve(config: ConfigOption = None) -> None:
+def serve(
+    config: ConfigOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print the addresses as JSON once it answers")] = False,
+) -> None:
     """Start a local Ray with the HTTP app and keep it running until Ctrl-C."""
     from serve_app.serving import DRAIN_S, serve_until_stopped
 
     try:
-        left = serve_until_stopped(config)
+        left = serve_until_stopped(config, as_json=as_json)
     except (KeyboardInterrupt, SystemExit):  # the latter is what Ray makes of a SIGTERM while it starts
         sys.stderr.write("stopped at once: what was in flight is cut off, analyses go on at the next start\n")
         raise typer.Exit(options.INTERRUPTED) from None

@@ -1,11 +1,13 @@
 """`vidray serve`: Ray and the app, from the start to a stop in order."""
 
+import json
 import signal
 import sys
 import threading
+from dataclasses import asdict
 from pathlib import Path
 
-from serve_app.cluster_app import drain_gateways, local_app
+from serve_app.cluster_app import LocalApp, drain_gateways, local_app
 from serve_app.config import default_config_path
 from serve_app.config_check import load_config
 
@@ -13,8 +15,10 @@ DRAIN_S = 20.0
 """How long requests in flight are waited for when the service is stopped."""
 
 
-def serve_until_stopped(config: Path | None) -> int:
+def serve_until_stopped(config: Path | None, *, as_json: bool) -> int:
     """Return how many requests did not end in time; a second signal raises KeyboardInterrupt wherever it finds us.
+
+    Where it is to be found is told once it answers: to a person, or as one line of JSON.
 
     Raises InvalidConfig, ReplicaLost.
     """
@@ -31,12 +35,16 @@ def serve_until_stopped(config: Path | None) -> int:
     with local_app(content, http=True) as running:
         for one in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(one, stop_or_hurry)
-        sys.stdout.write(f"API            {running.api_url}  (docs at {running.api_url}/docs)\n")
-        sys.stdout.write(
-            f"Ray dashboard  {running.dashboard_url}  (`ray get-auth-token` prints the token it asks for)\n"
-        )
-        sys.stdout.write(f"Ray            {running.ray_address}  (for `vidray analyze --address`)\n")
+        sys.stdout.write(json.dumps(asdict(running)) + "\n" if as_json else _told(running))
         sys.stdout.flush()
         stop.wait()
         sys.stderr.write("stopping: requests in flight end first; Ctrl-C again stops at once\n")
         return drain_gateways(DRAIN_S)
+
+
+def _told(running: LocalApp) -> str:
+    return (
+        f"API            {running.api_url}  (docs at {running.api_url}/docs)\n"
+        f"Ray dashboard  {running.dashboard_url}  (`ray get-auth-token` prints the token it asks for)\n"
+        f"Ray            {running.ray_address}  (for `vidray analyze --address`)\n"
+    )

@@ -1,5 +1,6 @@
 """`vidray doctor`: what it finds on this machine, and what it says of machines that lack something."""
 
+import importlib.metadata
 import json
 import os
 import socket
@@ -96,6 +97,36 @@ def test_a_driver_without_a_build_for_it_is_the_build_s_fault(monkeypatch: pytes
     assert "CUDA" in gpu.advice
     tool.write_text("#!/bin/sh\nexit 9\n")
     assert found("GPU").found.startswith("driver that does not answer")
+
+
+@pytest.mark.usefixtures("without_decoding")
+@pytest.mark.parametrize(
+    ("driver", "advice"),
+    [
+        ("550.54.15", "install driver 580 or newer, which CUDA 13 needs, or PyTorch's build for an older CUDA"),
+        ("580.65.06", "see whether `nvidia-smi` lists a GPU, and CUDA_VISIBLE_DEVICES leaves it in sight"),
+    ],
+)
+def test_a_driver_that_is_too_old_is_told_from_a_gpu_that_is_hidden(
+    monkeypatch: pytest.MonkeyPatch, driver: str, advice: str
+) -> None:
+    monkeypatch.setattr(checks, "_driver", lambda: driver)
+    monkeypatch.setattr(checks, "gpus", list)
+    monkeypatch.setattr(checks, "cuda_version", lambda: (13, 0))
+    assert found("GPU") == Finding("GPU", "bad", f"driver {driver}, but PyTorch sees no GPU", advice)
+
+
+@pytest.mark.usefixtures("without_decoding")
+def test_a_library_that_is_too_old_or_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = ["ray[serve]>=2.60", "av>=16", "no-such-library>=1", "flash-attn>=2.7; extra == 'gpu'"]
+    monkeypatch.setattr("importlib.metadata.requires", lambda distribution: asked)
+    real = importlib.metadata.version
+    monkeypatch.setattr("importlib.metadata.version", lambda name: "2.9.3" if name == "ray" else real(name))
+    told = found("Ray")
+    assert (told.state, told.found) == (
+        "bad",
+        "ray 2.9.3 where >=2.60 is needed, no-such-library none where >=1 is needed",
+    )
 
 
 @pytest.mark.usefixtures("without_decoding")

@@ -166,11 +166,20 @@ def test_a_second_ctrl_c_stops_at_once_and_says_so(tmp_path: Path) -> None:
     port = free_port()
     (tmp_path / "serve_config.yaml").write_text(yaml.safe_dump(simulated_config(port=port)))
     running = subprocess.Popen(
-        vidray("serve"), cwd=tmp_path, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        vidray("serve", "--json"),
+        cwd=tmp_path,
+        env=ENVIRONMENT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     try:
         assert running.stdout is not None
-        assert str(port) in running.stdout.readline()
+        told = json.loads(running.stdout.readline())
+        assert (sorted(told), told["api_url"]) == (
+            ["api_url", "dashboard_url", "ray_address"],
+            f"http://127.0.0.1:{port}",
+        )
         children = psutil.Process(running.pid).children(recursive=True)
         # A body that does not come holds the stop up.
         with socket.create_connection(("127.0.0.1", port)) as slow:

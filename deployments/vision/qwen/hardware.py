@@ -21,6 +21,14 @@ def torch_build() -> str:
     return f"PyTorch {torch.__version__}, built for {f'CUDA {torch.version.cuda}' if torch.version.cuda else 'CPUs'}"
 
 
+def cuda_version() -> tuple[int, int] | None:
+    """Return the CUDA (major, minor) that PyTorch was built for, None of a build for CPUs."""
+    if torch.version.cuda is None:
+        return None
+    major, minor = torch.version.cuda.split(".")[:2]
+    return int(major), int(minor)
+
+
 def gpus() -> list[Gpu]:
     """Return the CUDA devices that PyTorch can use."""
     found = []
