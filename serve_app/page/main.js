@@ -65,12 +65,31 @@ function showNotice() {
   byId("notice").textContent = text ?? "";
 }
 
-async function listFiles(chosen) {
-  const { data } = await call("/v1/files?limit=100");
-  const options = data.map((file) => el("option", { value: file.id }, `${file.filename} (${clock(file.video.duration_s)})`));
-  fill(byId("file"), options.length ? options : el("option", { value: "" }, "none yet"));
-  if (chosen) byId("file").value = chosen;
-  byId("start").disabled = !byId("file").value;
+const FILES = 100;
+const OLDER = "older"; // the choice that lists more
+let oldestFile = null;
+
+/** List the latest stored videos, or those before `after` below them; `chosen` is chosen then. */
+async function listFiles(chosen, after) {
+  const select = byId("file");
+  const page = await call(`/v1/files?limit=${FILES}${after ? `&after=${after}` : ""}`);
+  const options = page.data.map((file) => el("option", { value: file.id }, `${file.filename} (${clock(file.video.duration_s)})`));
+  if (page.has_more) options.push(el("option", { value: OLDER }, "Older ones…"));
+  if (after) select.lastElementChild.replaceWith(...options);
+  else fill(select, options.length ? options : el("option", { value: "" }, "none yet"));
+  oldestFile = page.last_id;
+  if (chosen) select.value = chosen;
+  byId("start").disabled = !select.value;
+}
+
+/** Go on with the video that is chosen, or with the older ones, the first of which is chosen then. */
+async function choose() {
+  const select = byId("file");
+  byId("start").disabled = !select.value || select.value === OLDER;
+  if (select.value !== OLDER) return;
+  const at = select.length - 1;
+  await listFiles(null, oldestFile);
+  select.selectedIndex = Math.min(at, select.length - 1);
 }
 
 async function take(file) {
@@ -300,7 +319,7 @@ byId("drop").addEventListener("drop", (event) => {
   if (event.dataTransfer.files[0]) take(event.dataTransfer.files[0]);
 });
 byId("upload-cancel").addEventListener("click", () => uploading?.abort(new DOMException("cancelled", "AbortError")));
-byId("file").addEventListener("change", () => (byId("start").disabled = !byId("file").value));
+byId("file").addEventListener("change", () => tried(choose));
 byId("new-form").addEventListener("submit", (event) => {
   event.preventDefault();
   tried(start);

@@ -13,6 +13,7 @@ from deployments.chat.contracts import Embedder, Provider
 from deployments.chat.extractive import NAME as EXTRACTIVE
 from deployments.chat.extractive import Extractive
 from deployments.chat.settings import ChatSettings
+from deployments.contracts import LOCAL as LOCAL_MODEL
 from deployments.contracts import Caption, DescribeRequest, ModelInfo
 from deployments.errors import ClipRejected
 from deployments.vision.deployment import ModelStatus
@@ -40,12 +41,13 @@ MAX_FILE_BYTES, MAX_PART_BYTES, TTL_S = 400_000, 100_000, 3600
 class FakeModel:
     """Says `say` of when a clip begins; `bad` clips (by their start) are rejected; held, it answers as often as it may.
 
-    Asked for events, it says `events` about every clip.
+    Asked for events, it says `events` about every clip. A model outside sees the `outside` clips.
     """
 
     def __init__(self) -> None:
         self.calls: list[float] = []
         self.bad: set[float] = set()
+        self.outside: set[float] = set()
         self.say: Callable[[float], str] = "{:g}".format
         self.events = "[]"
         self.held = False
@@ -63,7 +65,8 @@ class FakeModel:
             Caption(self.say(start_s) if first_kind(question.prompt) is None else self.events, 1, 1, "stop")
             for question in request.questions
         )
-        return replace(first, also=tuple(others))
+        served_by = "cloud:elsewhere" if start_s in self.outside else LOCAL_MODEL
+        return replace(first, also=tuple(others), served_by=served_by)
 
 
 class FakeServices:

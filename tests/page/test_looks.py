@@ -63,6 +63,32 @@ def test_the_page_is_usable_in_every_state(
     look("done")
 
 
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_key_that_is_asked_for_a_search_and_a_lost_connection_are_usable_too(
+    page: Page, served: Served, video: Path, scheme: Literal["light", "dark"]
+) -> None:
+    page.emulate_media(color_scheme=scheme)
+    served.hold()
+    analysis = served.analyse(video, clip_duration_s=2)
+    refusal = {"error": {"code": "unauthorized", "message": "expected an API key"}}
+    page.route("**/v1/**", lambda route: route.fulfill(status=401, json=refusal))
+    page.goto(f"{served.url}/#{analysis}")
+    expect(page.get_by_label("Key", exact=True)).to_be_visible()
+    screenshot(page, f"key-{scheme}-wide")
+    assert grave_violations(page) == []
+    page.unroute_all()
+    page.reload()
+    served.let(3)
+    expect(page.locator("#captions li")).to_have_count(3)
+    page.get_by_label("Search").fill("green")
+    expect(page.locator("#found")).to_have_text("1 of 3")
+    served.stop()
+    expect(page.locator("#told")).to_contain_text("The connection is lost")
+    screenshot(page, f"lost-{scheme}-wide")
+    assert grave_violations(page) == []
+    served.start()
+
+
 def test_axe_finds_what_is_wrong_in_a_page_that_is_made_worse(page: Page, served: Served) -> None:
     page.goto(served.url)
     page.evaluate("document.querySelector('label[for=video]').remove()")

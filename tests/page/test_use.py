@@ -1,14 +1,21 @@
 """The page as a person uses it, in a real browser: nothing is lost by reloads, cuts, restarts and refusals."""
 
+import asyncio
 import base64
 import json
 import re
+import threading
+from collections.abc import AsyncGenerator
 from pathlib import Path
 
 import httpx2
 import pytest
 from playwright.sync_api import Page, Route, expect
 
+from deployments.chat.contracts import ChatRequest, Piece, Usage
+from deployments.chat.extractive import NAME as EXTRACTIVE
+from deployments.chat.settings import ChatSettings
+from tests import videos
 from tests.app.served import Served
 from tests.browser import needs_chromium
 
@@ -141,7 +148,7 @@ def test_an_analysis_is_cancelled_and_goes_on(page: Page, served: Served, video:
 
 def test_an_upload_that_a_reload_cut_sends_only_what_is_missing(page: Page, served: Served, tmp_path: Path) -> None:
     """Parts of 4 MiB are too large for the fake's limit, so the page is told smaller ones."""
-    page.route("**/page/uploads.js", in_small_parts)
+    page.route("**/page/uploads.js", lambda route: with_text(route, "4 * 1024 * 1024", "50_000"))
     film = tmp_path / "film.webm"
     content = (Path(__file__).parent / "conftest.py").read_bytes()  # what it is matters to nobody before the end
     film.write_bytes((content * 400)[:350_000])
@@ -170,11 +177,12 @@ def test_an_upload_that_a_reload_cut_sends_only_what_is_missing(page: Page, serv
     assert len(sent) == 7, "parts of 50,000 bytes, none of them twice"
 
 
-def in_small_parts(route: Route) -> None:
+def with_text(route: Route, old: str, new: str) -> None:
+    """Serve the script with a text in it replaced."""
     answer = route.fetch()
     script = answer.text()
-    assert "4 * 1024 * 1024" in script
-    route.fulfill(response=answer, body=script.replace("4 * 1024 * 1024", "50_000"))
+    assert old in script
+    route.fulfill(response=answer, body=script.replace(old, new))
 
 
 def test_what_is_exported_is_the_service_s_own_file(page: Page, served: Served, video: Path) -> None:
@@ -374,6 +382,35 @@ def test_what_was_known_before_is_told_apart_in_the_coverage(page: Page, served:
         expect(page.locator("#coverage")).to_have_attribute("aria-label", told)
 
 
+def test_what_a_model_outside_saw_is_told_apart_in_the_coverage(page: Page, served: Served, video: Path) -> None:
+    served.services.model.outside = {2.0, 8.0}
+    analysis = served.analyse(video, clip_duration_s=2)
+    served.ended(analysis)
+    page.goto(f"{served.url}/#{analysis}")
+    told = "4 clips described here, 2 clips described by a model outside"
+    expect(page.locator("#coverage")).to_have_attribute("aria-label", told)
+    expect(page.locator("#coverage .outside")).to_have_text("2")
+
+
+def test_a_video_older_than_the_first_ones_is_picked(page: Page, served: Served, tmp_path: Path) -> None:
+    page.route("**/page/main.js", lambda route: with_text(route, "FILES = 100", "FILES = 2"))
+    for number in range(5):
+        film = tmp_path / f"film-{number}.webm"
+        served.upload(videos.write_video(film, codec="vp9", frames=20 + number))
+    page.goto(served.url)
+    stored = page.get_by_label("Stored video")
+    listed = ["film-4.webm (0:00)", "film-3.webm (0:00)", "Older ones…"]
+    expect(stored.locator("option")).to_have_text(listed)
+    stored.select_option("Older ones…")
+    listed[2:] = ["film-2.webm (0:00)", "film-1.webm (0:00)", "Older ones…"]
+    expect(stored.locator("option")).to_have_text(listed)
+    stored.select_option("Older ones…")
+    listed[4:] = ["film-0.webm (0:00)"]
+    expect(stored.locator("option")).to_have_text(listed)
+    page.get_by_role("button", name="Describe the video").click()
+    expect(page.locator("#seen-title")).to_have_text("film-0.webm")
+
+
 def test_the_service_s_state_is_shown_with_its_alerts(page: Page, served: Served, video: Path) -> None:
     stats = httpx2.get(f"{served.url}/v1/stats").raise_for_status().json()
     stats["models"][0] |= {
@@ -409,6 +446,42 @@ def test_the_thumbnails_of_a_long_video_are_spread_over_all_of_it(page: Page, se
     expect(page.locator("#captions li")).to_have_count(130)
     expect(page.locator("#strip button")).to_have_count(44)  # every third
     expect(page.locator("#strip button").last).to_have_attribute("data-index", "129")
+
+
+class Slow:
+    """A provider that says a word, with a place in the video in between, each time it is let."""
+
+    kind = "slow"
+    leaves_premises = False
+
+    def __init__(self) -> None:
+        self.permits = threading.Semaphore(0)
+
+    async def answer(self, request: ChatRequest) -> AsyncGenerator[Piece, None]:
+        for word in ("First", " comes", " [0:02", "-0:04]", " green."):
+            await asyncio.to_thread(self.permits.acquire)
+            yield Piece(word)
+        yield Piece(finish_reason="stop", usage=Usage(), served_by="slow")
+
+
+def test_an_answer_is_shown_as_it_is_written(page: Page, served: Served, video: Path) -> None:
+    slow = Slow()
+    served.services.talk_by({EXTRACTIVE: slow}, ChatSettings())
+    analysis = served.analyse(video, clip_duration_s=2)
+    served.ended(analysis)
+    page.goto(f"{served.url}/#{analysis}")
+    page.get_by_label("Question").fill("What comes first?")
+    page.get_by_role("button", name="Ask").click()
+    answer = page.locator("#chat .assistant")
+    for said in ("First", "First comes", "First comes [0:02", "First comes [0:02-0:04]"):
+        slow.permits.release()
+        expect(answer).to_have_text(said)
+        expect(page.locator("#chat")).to_have_attribute("aria-busy", "true")
+    answer.locator(".cite").click()
+    assert at_s(page) == pytest.approx(2.0, abs=0.05), "before the answer is whole"
+    slow.permits.release()
+    expect(answer).to_have_text("First comes [0:02-0:04] green.")
+    expect(page.locator("#chat")).not_to_have_attribute("aria-busy", "true")
 
 
 def test_an_answer_that_is_cut_says_so_and_its_question_can_be_asked_again(
