@@ -1,6 +1,7 @@
 """A server that speaks S3 on loopback and a decoder that looks at nothing, for the tests that ask for them."""
 
 import asyncio
+import logging
 from collections.abc import AsyncGenerator
 from pathlib import Path
 
@@ -16,6 +17,12 @@ from tests.app.analysis_house import House, Play, Scenario
 from tests.object_store import new_bucket, s3_endpoint, s3_environment
 
 __all__ = ["s3_endpoint"]
+
+
+@pytest.fixture(autouse=True)
+def propagating(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have what is logged reach pytest: Serve, where a test before has started it, keeps its records to itself."""
+    monkeypatch.setattr(logging.getLogger("ray.serve"), "propagate", True)
 
 
 @pytest.fixture
