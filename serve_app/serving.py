@@ -35,14 +35,15 @@ def serve_until_stopped(config: Path | None, *, as_json: bool) -> int:
     with local_app(content, http=True) as running:
         for one in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(one, stop_or_hurry)
-        sys.stdout.write(json.dumps(asdict(running)) + "\n" if as_json else _told(running))
+        sys.stdout.write(json.dumps(asdict(running)) + "\n" if as_json else told(running))
         sys.stdout.flush()
         stop.wait()
         sys.stderr.write("stopping: requests in flight end first; Ctrl-C again stops at once\n")
         return drain_gateways(DRAIN_S)
 
 
-def _told(running: LocalApp) -> str:
+def told(running: LocalApp) -> str:
+    """Return the lines that say where a running app is to be found."""
     return (
         f"API            {running.api_url}  (docs at {running.api_url}/docs)\n"
         f"Ray dashboard  {running.dashboard_url}  (`ray get-auth-token` prints the token it asks for)\n"
