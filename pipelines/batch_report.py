@@ -11,6 +11,7 @@ from deployments.errors import AppError
 from pipelines.analysis import Analysis
 from pipelines.command_line import DONE, FAILED, PARTIAL
 from pipelines.outcome import ClipOutcome
+from pipelines.pace import Moments
 from pipelines.progress_bar import Shown, clip_progress
 from pipelines.source import shown
 
@@ -30,7 +31,8 @@ class BatchReport(Shown):
         self._said_s = self._begun_s
         console = Console(stderr=True, highlight=False)
         self._terminal = console.is_terminal
-        self._progress = clip_progress(console, transient=False)
+        self._moments = Moments()
+        self._progress = clip_progress(console, self._left_s, transient=False)
         self._task = self._progress.add_task("describing", total=None)
 
     def opened(self, analysis: Analysis) -> None:
@@ -41,6 +43,7 @@ class BatchReport(Shown):
 
     def outcome(self, analysis: Analysis, outcome: ClipOutcome) -> None:
         self._clips_done += 1
+        self._moments.add(time.perf_counter())
         if outcome.error is None:
             self._frames += len(outcome.pts_s)
             self._tokens += outcome.tokens + outcome.events_tokens
@@ -109,6 +112,12 @@ class BatchReport(Shown):
         if not self._terminal and now_s - self._said_s >= _LINE_EVERY_S:
             self._said_s = now_s
             rate = (self._clips_done - self._clips_reused) / (now_s - self._begun_s)
-            left_s = (self._clips_total - self._clips_done) / rate if rate else float("inf")
-            sys.stderr.write(f"{self._clips_done}/{self._clips_total} clips, {rate:.2f} clips/s, ETA {left_s:.0f} s\n")
+            left_s = self._left_s()
+            eta = "" if left_s is None else f", ETA {left_s:.0f} s"
+            sys.stderr.write(f"{self._clips_done}/{self._clips_total} clips, {rate:.2f} clips/s{eta}\n")
             sys.stderr.flush()
+
+    def _left_s(self) -> float | None:
+        """Return how long the clips take that are known of: videos are looked at while others are described."""
+        clip_s = self._moments.clip_s(time.perf_counter())
+        return None if clip_s is None else (self._clips_total - self._clips_done) * clip_s

@@ -1,6 +1,6 @@
 """The progress bars of the commands: clips that are described, bytes that are sent."""
 
-import time
+from collections.abc import Callable
 from datetime import timedelta
 from types import TracebackType
 from typing import Self
@@ -22,15 +22,17 @@ from rich.progress import (
 from rich.text import Text
 
 
-class _Remaining(TimeRemainingColumn):
-    """The ETA that the bar's own pace gives, or until the task's field `until_s`, if it has one: None is not known."""
+class _Remaining(ProgressColumn):
+    """The seconds that `left_s` returns at this moment; None is not known."""
+
+    def __init__(self, left_s: Callable[[], float | None]) -> None:
+        super().__init__()
+        self._left_s = left_s
 
     def render(self, task: Task) -> Text:
-        if "until_s" not in task.fields:
-            return super().render(task)
-        until_s = task.fields["until_s"]
-        left_s = 0 if until_s is None else int(until_s - time.monotonic())
-        return Text(str(timedelta(seconds=left_s)) if left_s > 0 else "-:--:--", style="progress.remaining")
+        left_s = self._left_s()
+        told = "-:--:--" if left_s is None or left_s < 0 else str(timedelta(seconds=round(left_s)))
+        return Text(told, style="progress.remaining")
 
 
 class Shown:
@@ -48,24 +50,26 @@ class Shown:
         self._progress.stop()
 
 
-def clip_progress(console: Console, *, transient: bool) -> Progress:
-    """Return a bar that counts clips, with ETA; it shows nothing where the console is no terminal."""
-    return _bar(console, MofNCompleteColumn(), TextColumn("clips"), TimeElapsedColumn(), transient=transient)
+def clip_progress(console: Console, left_s: Callable[[], float | None], *, transient: bool) -> Progress:
+    """Return a bar that counts clips, `left_s` its ETA; it shows nothing where the console is no terminal."""
+    counting = (MofNCompleteColumn(), TextColumn("clips"), TimeElapsedColumn())
+    return _bar(console, *counting, eta=_Remaining(left_s), transient=transient)
 
 
 def upload_progress(console: Console) -> Progress:
     """Return a bar that counts bytes, with speed and ETA; it shows nothing where the console is no terminal."""
-    return _bar(console, DownloadColumn(binary_units=True), TransferSpeedColumn(), transient=True)
+    counting = (DownloadColumn(binary_units=True), TransferSpeedColumn())
+    return _bar(console, *counting, eta=TimeRemainingColumn(), transient=True)
 
 
-def _bar(console: Console, *counting: ProgressColumn, transient: bool) -> Progress:
+def _bar(console: Console, *counting: ProgressColumn, eta: ProgressColumn, transient: bool) -> Progress:
     return Progress(
         SpinnerColumn(),
         TextColumn("{task.description}"),
         BarColumn(),
         *counting,
         TextColumn("ETA"),
-        _Remaining(),
+        eta,
         console=console,
         disable=not console.is_terminal,
         transient=transient,

@@ -1,5 +1,6 @@
 """What `vidray doctor` looks at: each check says what it found and, where that is not good, what to do."""
 
+import contextlib
 import importlib.metadata
 import os
 import platform
@@ -55,11 +56,11 @@ def findings(config: Path | None) -> Iterator[Finding]:
     yield _python()
     yield _memory()
     yield from _gpu()
-    yield from _decoders()
     yield _libraries()
+    yield _temp()
+    yield from _decoders()
     content, args, finding = _config(config)
     yield finding
-    yield _disk("temp", Path(tempfile.gettempdir()))
     yield _shared_memory()
     if args is not None:
         if "://" not in args.storage.target:
@@ -139,13 +140,15 @@ def _driver() -> str | None:
 
 def _decoders() -> Iterator[Finding]:
     """Encode a second of video, and read it back with each decoder, in the process in which Vidray decodes."""
-    import numpy as np
-
-    with tempfile.TemporaryDirectory() as folder, Sandbox() as sandbox:
-        path = Path(folder) / "drawn.mp4"
-        mix = Mix((1.0, 0.0, 0.0), clock=0.0, events=0.0, cut=0.0)
-        spec = sample_spec(np.random.default_rng(0), duration_s=1.0, aspect=16 / 9, mix=mix, combinations="all")
-        write_scenes(path, [spec], fps=8, size=(160, 90))
+    with contextlib.ExitStack() as stack:
+        try:
+            path = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "drawn.mp4"
+            _draw_second(path)
+        except Exception as error:  # a disk without room, a library without an encoder: whatever it is, it is told
+            said = " ".join(str(error).split())
+            yield Finding("pyav", "bad", f"cannot write a second of H.264: {said}", "make room, or `make setup` again")
+            return
+        sandbox = stack.enter_context(Sandbox())
         for decoder in get_args(DecoderName):
             try:
                 video = sandbox.probe(path)
@@ -157,6 +160,14 @@ def _decoders() -> Iterator[Finding]:
             except AppError as error:
                 needed: State = "bad" if decoder == "pyav" else "note"
                 yield Finding(decoder, needed, error.message, "run `make setup` again; `--decoder pyav` is the default")
+
+
+def _draw_second(path: Path) -> None:
+    import numpy as np
+
+    mix = Mix((1.0, 0.0, 0.0), clock=0.0, events=0.0, cut=0.0)
+    spec = sample_spec(np.random.default_rng(0), duration_s=1.0, aspect=16 / 9, mix=mix, combinations="all")
+    write_scenes(path, [spec], fps=8, size=(160, 90))
 
 
 def _libraries() -> Finding:
@@ -184,6 +195,13 @@ def _config(path: Path | None) -> tuple[dict[str, Any], AppArgs | None, Finding]
     except AppError as error:
         return {}, None, Finding("config", "bad", error.message, "start from the repository's serve_config.yaml")
     return content, args, Finding("config", "good", f"{path}: models {', '.join(args.models)}")
+
+
+def _temp() -> Finding:
+    try:
+        return _disk("temp", Path(tempfile.gettempdir()))
+    except FileNotFoundError as error:  # it tries them all
+        return Finding("temp", "bad", str(error), "make room in /tmp, or set TMPDIR to a folder that can be written")
 
 
 def _disk(what: str, folder: Path) -> Finding:

@@ -6,10 +6,8 @@ from dataclasses import dataclass
 
 from deployments.contracts import ModelInfo
 from pipelines.outcome import ClipOutcome
+from pipelines.pace import MOMENT_S
 from pipelines.video import ClipPlan
-
-MOMENT_S = 0.5
-"""Clips that end within so long of each other, as those of one engine call do, end at one moment."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,20 +47,35 @@ def analyze_remotely(request: RemoteRequest) -> dict[str, Any]:
         try:
             with UploadBar(request.video.name) as bar:
                 file_id = send(service, request.video, request.out / NOTES, bar.arrived)
+            analysis = _begun(service, _body(request.options, file_id, model))
+            end = f"vidray cancel {analysis} --server {service.url}"
+            result = watched(service, analysis, again=f"the same command comes back to it, `{end}` ends it")
+            timeline = patiently(lambda: service.text(f"{analysis_path(analysis)}/result", format="md"))
         except KeyboardInterrupt:
             sys.stderr.write("stopped; what has arrived is kept: run the same command to go on\n")
             raise typer.Exit(options.INTERRUPTED) from None
-        body = _body(request.options, file_id, model)
-        key = _same_for(body)
-        begun = patiently(lambda: service.post("/v1/analyses", body, headers={"Idempotency-Key": key}))
-        analysis, path = begun["id"], analysis_path(begun["id"])
-        if begun["state"] in _TO_TRY_AGAIN:
-            service.post(f"{path}/retry")
-        end = f"vidray cancel {analysis} --server {service.url}"
-        result = watched(service, analysis, again=f"the same command comes back to it, `{end}` ends it")
-        write_whole(request.out / RESULT, json.dumps(result, ensure_ascii=False, indent=1) + "\n")
-        write_whole(request.out / TIMELINE, patiently(lambda: service.text(f"{path}/result", format="md")))
+    write_whole(request.out / RESULT, json.dumps(result, ensure_ascii=False, indent=1) + "\n")
+    write_whole(request.out / TIMELINE, timeline)
     return result
+
+
+def _begun(service: ServiceClient, body: dict[str, Any]) -> str:
+    """Return the id of the analysis that the request is for, under way again if it had come to an end without all."""
+    key = _same_for(body)
+    begun = patiently(lambda: service.post("/v1/analyses", body, headers={"Idempotency-Key": key}))
+    analysis: str = begun["id"]
+    if begun["state"] in _TO_TRY_AGAIN:
+        _try_again(service, analysis)
+    return analysis
+
+
+def _try_again(service: ServiceClient, analysis: str) -> None:
+    try:
+        patiently(lambda: service.post(f"{analysis_path(analysis)}/retry"))
+    except InvalidInput:
+        # Asked twice, since the first answer was lost, it is under way already.
+        if service.get(analysis_path(analysis))["state"] in _TO_TRY_AGAIN:
+            raise
 
 
 def _model(service: ServiceClient, name: str | None) -> str:
@@ -68,8 +83,7 @@ def _model(service: ServiceClient, name: str | None) -> str:
 
     It is named in the request, whose Idempotency-Key would else stand for two, once the service's default is another.
     """
-    listed = service.get("/v1/models")
-    there = [model["id"] for model in listed.get("data", ()) if model.get("kind") == "vision"]
+    there = [model["id"] for model in service.models()["data"] if model["kind"] == "vision"]
     if not there:
         raise ServiceFailed(f"expected a Vidray service with a model that sees at {service.url}, got none")
     chosen = there[0] if name is None else name

@@ -78,6 +78,14 @@ class ServiceClient:
         with self._called("GET", path, params=params) as response:
             return self._json(response.read())
 
+    def models(self) -> dict[str, Any]:
+        """Return the models that it lists. Raises ServiceFailed, also where another service answers, and NotFound."""
+        answer = self.get("/v1/models")
+        listed = answer.get("data")
+        if not listed or not all(isinstance(model, dict) and "kind" in model for model in listed):
+            raise ServiceFailed(f"expected a Vidray service at {self.url}, got another one")
+        return answer
+
     def post(
         self,
         path: str,

@@ -27,7 +27,7 @@ LOCAL_SERVICE = "http://127.0.0.1:8000"
 def models(server: ServerOption = LOCAL_SERVICE, as_json: JsonOption = False) -> None:
     """List the models of a service and their state."""
     with service_at(server) as service:
-        answer = service.get("/v1/models")
+        answer = service.models()
     if as_json:
         _print_json(answer)
         return

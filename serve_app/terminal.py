@@ -11,6 +11,7 @@ from rich.markup import escape
 
 from pipelines.exports import clock, event_line
 from pipelines.outcome import ClipOutcome
+from pipelines.pace import Moments
 from pipelines.progress_bar import Shown, clip_progress, upload_progress
 
 if TYPE_CHECKING:
@@ -36,8 +37,12 @@ class _Bar(Shown):
 
     def __init__(self) -> None:
         self._console = Console(stderr=True, highlight=False)
-        self._progress = clip_progress(self._console, transient=True)
+        self._progress = clip_progress(self._console, self._left_s, transient=True)
         self._task = self._progress.add_task("starting", total=None)
+
+    def _left_s(self) -> float | None:
+        """Return how long it takes from now, None while that is not known."""
+        raise NotImplementedError
 
     def _clip(self, clip: Mapping[str, Any]) -> None:
         """Say what became of a clip, as results have it."""
@@ -69,13 +74,27 @@ class UploadBar(Shown):
 class TerminalWatcher(_Bar):
     """Shows the stage, a bar with ETA, and each caption as it comes."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._moments = Moments()
+        self._until_s: float | None = None
+        """When it is over by what was expected."""
+        self._left = 0
+        """Clips that have no outcome."""
+
+    def _left_s(self) -> float | None:
+        now_s = time.monotonic()
+        clip_s = self._moments.clip_s(now_s)
+        if clip_s is not None:
+            return self._left * clip_s
+        return None if self._until_s is None else self._until_s - now_s
+
     def stage(self, text: str) -> None:
         self._progress.update(self._task, description=_quoted(text))
 
     def expected(self, clips: int, left_s: float | None) -> None:
         self._progress.update(self._task, total=clips)
-        if left_s is not None:
-            self._progress.update(self._task, until_s=time.monotonic() + left_s)
+        self._until_s = None if left_s is None else time.monotonic() + left_s
 
     def planned(self, analysis: "Analysis") -> None:
         self._say(
@@ -83,16 +102,13 @@ class TerminalWatcher(_Bar):
         )
         if analysis.model.notice:
             self._say(f"[yellow]{_quoted(analysis.model.notice)}[/]")
-        [task] = self._progress.tasks
-        # Not by `update`, which would take what was there before for the pace of this run.
-        task.completed = analysis.reused
+        self._progress.update(self._task, completed=analysis.reused)
 
     def outcome(self, analysis: "Analysis", outcome: ClipOutcome) -> None:
         self._clip(outcome.as_json())
+        self._moments.add(time.monotonic())
+        self._left = len(analysis.clips) - len(analysis.outcomes)
         self._progress.update(self._task, completed=len(analysis.outcomes))
-        [task] = self._progress.tasks
-        if task.speed is not None:
-            task.fields.pop("until_s", None)  # from here on the run has a pace of its own
 
 
 class EventWatcher(_Bar):
@@ -103,24 +119,25 @@ class EventWatcher(_Bar):
 
     def __init__(self) -> None:
         super().__init__()
-        self._seen: set[int] = set()
-        self._progress.update(self._task, until_s=None)
+        self._done = 0
+        self._until_s: float | None = None
+
+    def _left_s(self) -> float | None:
+        return None if self._until_s is None else self._until_s - time.monotonic()
 
     def progress(self, analysis: Mapping[str, Any]) -> None:
         """Take how far it is: the answer of `GET /v1/analyses/{id}`."""
         progress = analysis["progress"]
-        self._progress.update(
-            self._task,
-            description=_quoted(analysis["state"]),
-            total=progress["clips_total"],
-            until_s=None if progress["eta_s"] is None else time.monotonic() + progress["eta_s"],
-        )
+        self._progress.update(self._task, description=_quoted(analysis["state"]), total=progress["clips_total"])
+        self._until_s = None if progress["eta_s"] is None else time.monotonic() + progress["eta_s"]
 
     def event(self, kind: str, event: Mapping[str, Any]) -> None:
         if kind == "clip":
             self._clip(event)
-            self._seen.add(event["index"])
-            self._progress.update(self._task, completed=len(self._seen))
+            self._done += 1
+        elif kind == "progress":  # of a second try it begins with what the first one described
+            self._done = event["clips_done"]
+        self._progress.update(self._task, completed=self._done)
 
 
 def _quoted(text: str) -> str:

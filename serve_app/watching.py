@@ -29,7 +29,7 @@ def watched(service: ServiceClient, analysis: str, *, again: str) -> dict[str, A
                     looked_s = time.monotonic()
                     with contextlib.suppress(ServiceFailed):  # the next look tells it, too
                         watcher.progress(service.get(path))
+        return patiently(lambda: service.get(f"{path}/result"))
     except KeyboardInterrupt:
         sys.stderr.write(f"stopped watching; the analysis goes on: {plain(again)}\n")
         raise typer.Exit(options.INTERRUPTED) from None
-    return patiently(lambda: service.get(f"{path}/result"))

@@ -1,23 +1,13 @@
 """Where an analysis stands: what its events say, taken in one after the other."""
 
-from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, NamedTuple, Self
+from typing import Any, Literal, Self
 
+from pipelines.pace import Moments
 from serve_app.analyses.journal import Event
-from serve_app.pace import MOMENT_S
 
 State = Literal["queued", "running", "completed", "partial", "failed", "cancelled"]
-_PACE_MOMENTS = 32
-"""The pace is that of the last so many moments: it follows what the cluster does now."""
-
-
-class Moment(NamedTuple):
-    """`clips` that ended together, the first of them `at_s` seconds since 1970."""
-
-    at_s: float
-    clips: int
 
 
 @dataclass(slots=True)
@@ -39,7 +29,7 @@ class Progress:
     _attempt_at: float = 0.0
     _expected: dict[str, float] | None = None
     """`begin_s` and `clip_s` by the pace of an earlier analysis; None when there was none."""
-    _moments: deque[Moment] = field(default_factory=lambda: deque(maxlen=_PACE_MOMENTS))
+    _moments: Moments = field(default_factory=Moments)
 
     def take(self, events: Iterable[Event]) -> None:
         """Take in the next events."""
@@ -70,7 +60,7 @@ class Progress:
         )
         self.finished_at = self.coverage = None
         # The time between two attempts is not the pace of either.
-        self._moments.clear()
+        self._moments = Moments()
         self._attempt_at, self._expected = event.at_s, data.get("expected")
         if self.state == "queued":  # a new round
             self.started_at = self.first_caption_at = None
@@ -85,11 +75,7 @@ class Progress:
             self.first_caption_at = self.first_caption_at or event.at_s
         if event.data["reused"]:
             return
-        if self._moments and event.at_s - self._moments[-1].at_s < MOMENT_S:
-            last = self._moments.pop()
-            self._moments.append(last._replace(clips=last.clips + 1))
-        else:
-            self._moments.append(Moment(event.at_s, 1))
+        self._moments.add(event.at_s)
 
     @property
     def done(self) -> bool:
@@ -102,29 +88,23 @@ class Progress:
     def eta_s(self, now_s: float) -> float | None:
         """Return the seconds until all clips are done at the present pace: 0 once done, None while that is unknown.
 
-        Counted are the clips of this attempt that were not reused, described or failed, at the last moments `0..k` at
-        which some ended. With `n` clips at the moments `1..k`, a clip takes `(at_k - at_0) / n`: what came before the
-        first moment (the model's start, reused captions) is no part of it, nor is the time between two attempts. Once
-        the next moment is overdue, `(now - at_0) / (n * (k + 1) / k)` is more, and that is taken: a pace that falls
-        shows at once. Before a second moment, a clip takes as long as the runner expects, from an earlier analysis.
+        The pace is that of the clips of this attempt that were not reused, described or failed; before a second moment
+        at which some ended, that of an earlier analysis.
         """
         if self.done:
             return 0.0
         if self.clips_total is None:
             return None
-        k = len(self._moments) - 1
-        if k < 1:
-            return self._expected_eta_s(now_s)
-        at_0, at_k = self._moments[0].at_s, self._moments[-1].at_s
-        clips = sum(moment.clips for moment in self._moments) - self._moments[0].clips
-        clip_s = max((at_k - at_0) / clips, (now_s - at_0) / (clips * (k + 1) / k))
-        return (self.clips_total - self.clips_done) * clip_s
-
-    def _expected_eta_s(self, now_s: float) -> float | None:
-        """Return what is left of the time that was expected, None once that is over."""
-        if self._expected is None or self.clips_total is None:
+        left = self.clips_total - self.clips_done
+        clip_s = self._moments.clip_s(now_s)
+        if clip_s is not None:
+            return left * clip_s
+        if self._expected is None:
             return None
-        left_s = (self.clips_total - self.clips_done) * self._expected["clip_s"]
-        if not self._moments:
-            left_s += self._expected["begin_s"] - (now_s - self._attempt_at)
+        first_s = self._moments.first_s
+        left_s = left * self._expected["clip_s"]
+        if first_s is not None:
+            left_s -= now_s - first_s
+        else:  # one that takes longer to begin than the last one says nothing of the clips
+            left_s += max(0.0, self._attempt_at + self._expected["begin_s"] - now_s)
         return left_s if left_s > 0 else None

@@ -3,7 +3,7 @@
 import asyncio
 import sys
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from deployments.contracts import ModelInfo
@@ -151,6 +151,13 @@ class Run:
         clip_s = pace.frame_s * frames_of(clips) / len(clips)
         return {"begin_s": round(pace.begin_s, 3), "clip_s": round(clip_s, 4)}
 
+    def _remember(self, model: str) -> None:
+        """Keep the attempt's pace for the next one; what it waited for others before it began is not the model's."""
+        pace, before = self._stopwatch.pace(), self._means.paces.get(model)
+        if pace is not None:
+            begin_s = pace.begin_s if before is None else min(pace.begin_s, before.begin_s)
+            self._means.paces[model] = replace(pace, begin_s=begin_s)
+
     async def _describe(
         self, clips: list[ClipPlan], recorded: set[int], progress: Progress, record: Record
     ) -> AppError | None:
@@ -180,9 +187,7 @@ class Run:
         try:
             return await describing.until_stopped(pending, Stop(self._cancelled, give_up_s))
         finally:
-            pace = self._stopwatch.pace()
-            if pace is not None:
-                self._means.paces[model[0].name] = pace
+            self._remember(model[0].name)
 
     async def _retold(self, summary: dict[str, Any], outcomes: list[ClipOutcome]) -> dict[str, Any]:
         stories = self._means.stories

@@ -4,6 +4,7 @@ import { wait } from "./dom.js";
 
 const KEY = "vidray.key";
 const AGAIN_MS = 1000;
+const LONGEST_MS = 15_000;
 
 export function key() {
   return sessionStorage.getItem(KEY) ?? "";
@@ -19,6 +20,26 @@ export class CallError extends Error {
   constructor(status, code, message) {
     super(message);
     Object.assign(this, { status, code });
+  }
+}
+
+/** Say whether a call may do better the next time. */
+function mayPass(error) {
+  return error instanceof CallError && (error.status === 0 || [408, 429].includes(error.status) || error.status >= 500);
+}
+
+/** Do it again, later and later, while nobody answers or not for now; `lost` hears whether that is so. */
+export async function patiently(work, signal, { tries = Infinity, lost = () => null } = {}) {
+  for (let tried = 1; ; tried++) {
+    try {
+      const done = await work();
+      lost(false);
+      return done;
+    } catch (error) {
+      if (signal?.aborted || !mayPass(error) || tried === tries) throw error;
+      lost(true);
+      await wait(Math.min(500 * 2 ** tried, LONGEST_MS), signal);
+    }
   }
 }
 
@@ -56,6 +77,13 @@ async function refused(response) {
 /** Return the JSON of an answer. */
 export async function call(path, options) {
   return (await answer(path, options)).json();
+}
+
+/** Return once the service has what lies at `path`; `lost` hears when it does not answer. */
+export async function reach(path, signal, lost) {
+  const headers = { Range: "bytes=0-0" };
+  const response = await patiently(() => answer(path, { headers, signal }), signal, { lost: (gone) => gone && lost() });
+  await response.body.cancel();
 }
 
 /** Return a URL of this page's own for what lies at `path`. */

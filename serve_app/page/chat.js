@@ -15,7 +15,7 @@ export class Chat {
       this.ask(byId("question").value.trim());
     });
     byId("question").addEventListener("keydown", (event) => {
-      if (event.key === "Enter" && !event.shiftKey) {
+      if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
         event.preventDefault();
         byId("chat-form").requestSubmit();
       }

@@ -30,6 +30,7 @@ async function show() {
     stats = await call("/v1/stats");
   } catch (error) {
     fill(byId("alerts"), el("li", { className: "critical" }, error.message));
+    fill(byId("figures")); // those of a while ago say nothing of now
     return;
   }
   fill(byId("alerts"), stats.alerts.map((alert) => el("li", { className: alert.severity }, alert.message)));

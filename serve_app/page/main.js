@@ -1,18 +1,20 @@
 // The page: what is asked for, what there is, and the one analysis that is looked at, which the address names.
 
-import { blobUrl, call, CallError, download, follow, key, setKey } from "./api.js";
+import { call, CallError, download, follow, key, patiently, setKey } from "./api.js";
 import { Captions, showCoverage } from "./captions.js";
 import { Chat, citation } from "./chat.js";
 import { watchService } from "./cluster.js";
 import { byId, bytes, clips, clock, el, fill } from "./dom.js";
+import { Player } from "./player.js";
 import { Strip } from "./strip.js";
 import { send } from "./uploads.js";
 
 const FORMATS = ["json", "vtt", "srt", "csv", "md"];
 const ENDED = ["completed", "partial", "failed", "cancelled"];
-const player = byId("player");
+const LOST = "The connection is lost; trying again.";
 const captions = new Captions(seek);
 const chat = new Chat(seek);
+const player = new Player((second) => captions.at(second));
 const strip = new Strip(byId("strip"), seek);
 let looking = new AbortController();
 let followed = null; // the analysis that has been followed to its end
@@ -20,6 +22,12 @@ let uploading = null;
 
 function say(text) {
   byId("told").textContent = text;
+}
+
+/** Say that the connection is lost, until it is there again. */
+function sayLost(lost) {
+  if (lost) say(LOST);
+  else if (byId("told").textContent === LOST) say("");
 }
 
 /** Do something that may fail, and say so in a line. */
@@ -38,10 +46,7 @@ async function tried(work) {
 }
 
 function seek(second) {
-  if (!player.hidden) {
-    player.currentTime = second;
-    player.focus({ preventScroll: true });
-  }
+  player.seek(second);
   captions.at(second);
 }
 
@@ -68,18 +73,26 @@ function showNotice() {
 const FILES = 100;
 const OLDER = "older"; // the choice that lists more
 let oldestFile = null;
+let listings = 0;
 
-/** List the latest stored videos, or those before `after` below them; `chosen` is chosen then. */
+const option = (file) => el("option", { value: file.id }, `${file.filename} (${clock(file.video.duration_s)})`);
+
+/** List the latest stored videos, or those before `after` below them, and choose `chosen`; return whether that stands. */
 async function listFiles(chosen, after) {
   const select = byId("file");
+  const mine = ++listings;
   const page = await call(`/v1/files?limit=${FILES}${after ? `&after=${after}` : ""}`);
-  const options = page.data.map((file) => el("option", { value: file.id }, `${file.filename} (${clock(file.video.duration_s)})`));
+  if (mine !== listings) return false;
+  const options = page.data.map(option);
+  // Its bytes may have been stored long ago: then it is not among the latest.
+  if (chosen && !page.data.some((file) => file.id === chosen.id)) options.unshift(option(chosen));
   if (page.has_more) options.push(el("option", { value: OLDER }, "Older ones…"));
   if (after) select.lastElementChild.replaceWith(...options);
   else fill(select, options.length ? options : el("option", { value: "" }, "none yet"));
   oldestFile = page.last_id;
-  if (chosen) select.value = chosen;
+  if (chosen) select.value = chosen.id;
   byId("start").disabled = !select.value;
+  return true;
 }
 
 /** Go on with the video that is chosen, or with the older ones, the first of which is chosen then. */
@@ -88,8 +101,14 @@ async function choose() {
   byId("start").disabled = !select.value || select.value === OLDER;
   if (select.value !== OLDER) return;
   const at = select.length - 1;
-  await listFiles(null, oldestFile);
-  select.selectedIndex = Math.min(at, select.length - 1);
+  try {
+    if (await listFiles(null, oldestFile)) select.selectedIndex = at;
+  } catch (error) {
+    select.selectedIndex = 0; // else the same choice could not be made again
+    throw error;
+  } finally {
+    byId("start").disabled = false;
+  }
 }
 
 async function take(file) {
@@ -107,7 +126,7 @@ async function take(file) {
     byId("upload-bar").value = file.size ? arrived / file.size : 0;
     byId("upload-text").textContent = `${file.name}: ${bytes(arrived)} of ${bytes(file.size)}, ${bytes(Math.round(rate))} a second`;
   };
-  await tried(async () => listFiles((await send(file, tell, uploading.signal)).id));
+  await tried(async () => listFiles(await send(file, tell, uploading.signal)));
   byId("upload").hidden = true;
   byId("video").value = ""; // else the same one could not be chosen again
   uploading = null;
@@ -150,24 +169,40 @@ async function start() {
 const LIST_MS = 5000;
 let oldest = null;
 let extended = false;
+const listed = new Map(); // the rows, by the analysis
 
-/** List the latest analyses, or those before `after` below them. */
+function row(one) {
+  const link = el("a", { href: `#${one.id}`, "aria-current": one.id === here() ? "true" : null },
+    el("span", { className: "name" }, one.filename), " ", el("span", { className: "state" }), " ",
+    el("time", {}, new Date(one.created_at * 1000).toLocaleString()));
+  return el("li", {}, link);
+}
+
+/** List the latest analyses, or those before `after` below them; rows stay, and so does the focus that may be in one. */
 async function listAnalyses(after) {
   const page = await call(`/v1/analyses?limit=20${after ? `&after=${after}` : ""}`);
-  const rows = page.data.map((one) =>
-    el("li", {}, el("a", { href: `#${one.id}`, "aria-current": one.id === here() ? "true" : null },
-      el("span", { className: "name" }, one.filename), " ", el("span", { className: `state ${one.state}` }, one.state),
-      " ", el("time", {}, new Date(one.created_at * 1000).toLocaleString()))));
-  extended = Boolean(after);
-  const told = JSON.stringify(page.data.map((one) => [one.id, one.filename, one.state]));
-  if (after) byId("analyses").append(...rows);
-  // Rows that stay as they are keep the focus that may be in them.
-  else if (told !== byId("analyses").dataset.of || byId("analyses").children.length > rows.length) {
-    fill(byId("analyses"), rows.length ? rows : el("li", {}, "None yet."));
-    byId("analyses").dataset.of = told;
+  let next = extended && !after ? byId("analyses").firstElementChild : null;
+  for (const one of [...page.data].reverse()) {
+    if (!listed.has(one.id)) {
+      listed.set(one.id, row(one));
+      byId("analyses").insertBefore(listed.get(one.id), next);
+    }
+    next = listed.get(one.id);
+    next.querySelector(".state").className = `state ${one.state}`;
+    next.querySelector(".state").textContent = one.state;
   }
+  extended ||= Boolean(after);
+  // Whoever looks at older ones keeps them in sight.
+  if (!extended) for (const id of listed.keys()) if (!page.data.some((one) => one.id === id)) unlist(id);
+  byId("none").hidden = listed.size > 0;
+  if (extended && !after) return;
   oldest = page.last_id;
   byId("older").hidden = !page.has_more;
+}
+
+function unlist(id) {
+  listed.get(id)?.remove();
+  listed.delete(id);
 }
 
 // --- the analysis that is looked at
@@ -184,9 +219,7 @@ async function open() {
   const id = here();
   byId("seen").hidden = byId("talk").hidden = true;
   document.title = "Vidray";
-  player.pause();
-  player.removeAttribute("src");
-  player.load();
+  player.close();
   for (const link of byId("analyses").querySelectorAll("a")) {
     if (link.hash === `#${id}`) link.setAttribute("aria-current", "true");
     else link.removeAttribute("aria-current");
@@ -197,27 +230,18 @@ async function open() {
   byId("actions").dataset.of = "";
   if (!id) return;
   const path = `/v1/analyses/${encodeURIComponent(id)}`;
-  const analysis = await call(path, { signal });
+  const analysis = await patiently(() => call(path, { signal }), signal, { lost: sayLost });
   signal.throwIfAborted();
   byId("seen").hidden = byId("talk").hidden = false;
   byId("seen-title").textContent = analysis.filename;
   document.title = `${analysis.filename} – Vidray`;
-  player.hidden = false;
-  byId("no-player").hidden = true;
-  playable(`${analysis.links.file}/content`, signal).then(
-    (url) => strip.open((player.src = url)),
+  const content = `${analysis.links.file}/content`;
+  player.open(content, signal).then(
+    (url) => strip.open(content, url, signal),
     (error) => signal.aborted || say(error.message),
   );
   chat.open(id, signal).catch((error) => signal.aborted || say(error.message));
   await watch(path, analysis, signal);
-}
-
-/** Return where a player finds the video: one cannot send a key, so that with a key the page gets the whole file for it. */
-async function playable(path, signal) {
-  if (!key()) return path;
-  const url = await blobUrl(path, signal);
-  signal.addEventListener("abort", () => URL.revokeObjectURL(url));
-  return url;
 }
 
 /** Follow the analysis, which is as it stood when it was opened, to its end. */
@@ -249,18 +273,19 @@ async function watch(path, analysis, signal) {
       });
     }
     if (type === "summary") showSummary(event);
+    if (type === "progress") analysis.progress.clips_total = event.clips_total; // the clips that follow at once need it
     if (type === "progress" || type === "done") await look();
   };
   const ticking = setInterval(() => document.hidden || ENDED.includes(analysis.state) || look(), 2000);
   try {
-    await follow(`${path}/events`, tell, (lost) => say(lost ? "The connection is lost; trying again." : ""), signal);
+    await follow(`${path}/events`, tell, sayLost, signal);
   } finally {
     clearInterval(ticking);
   }
   if (signal.aborted) return;
   followed = analysis.id;
   await look();
-  if (!extended) await listAnalyses();
+  await listAnalyses();
 }
 
 function showState(path, analysis) {
@@ -269,9 +294,19 @@ function showState(path, analysis) {
   const eta = progress.eta_s ? `, about ${clock(progress.eta_s)} left` : "";
   byId("state").textContent = `${state}: ${progress.clips_done} of ${total} clips${eta}`;
   if (byId("actions").dataset.of === state) return;
+  if (byId("actions").dataset.of) byId("announced").textContent = `${analysis.filename}: ${state}`;
   byId("actions").dataset.of = state;
-  const act = (name, text) =>
-    el("button", { type: "button", onclick: () => tried(() => call(`${path}/${name}`, { method: "POST" }).then(open)) }, text);
+  // What comes of it is told by the events: by the stream that is open, or by the one that is opened again.
+  const ask = async (button, name) => {
+    button.disabled = true;
+    try {
+      await call(`${path}/${name}`, { method: "POST" });
+    } finally {
+      button.disabled = false;
+    }
+    if (followed) await followAgain();
+  };
+  const act = (name, text) => el("button", { type: "button", onclick: ({ target }) => tried(() => ask(target, name)) }, text);
   const ended = ENDED.includes(state);
   const exports = FORMATS.map((format) =>
     el("button", { type: "button", onclick: () => tried(() => download(`${path}/result?format=${format}`, `${analysis.filename}.${format}`)) },
@@ -293,8 +328,10 @@ async function followAgain() {
 }
 
 async function removed(path) {
+  const id = here();
   await call(path, { method: "DELETE" });
   location.hash = "";
+  unlist(id);
   await listAnalyses();
 }
 
@@ -338,26 +375,21 @@ document.querySelector(".skip").addEventListener("click", (event) => {
 byId("key-form").addEventListener("submit", (event) => {
   event.preventDefault();
   setKey(byId("key").value.trim());
+  extended = false; // what another key saw goes
   tried(begin);
-});
-player.addEventListener("timeupdate", () => captions.at(player.currentTime));
-player.addEventListener("error", () => {
-  if (!player.hasAttribute("src")) return;
-  player.hidden = true;
-  byId("no-player").hidden = false;
 });
 addEventListener("hashchange", () => tried(open));
 
 async function begin() {
   byId("key").value = key();
-  const lists = await Promise.allSettled([listModels(), listFiles(), listAnalyses()]);
+  byId("account").hidden = !key();
   tried(open);
-  const failed = lists.find((list) => list.status === "rejected");
+  const lists = [listModels, listFiles, listAnalyses].map((list) => patiently(() => list(), undefined, { lost: sayLost }));
+  const failed = (await Promise.allSettled(lists)).find((one) => one.status === "rejected");
   if (failed) throw failed.reason;
 }
 
-// Whoever looks at older ones keeps them in sight.
-setInterval(() => document.hidden || extended || listAnalyses().catch(() => null), LIST_MS);
+setInterval(() => document.hidden || listAnalyses().catch(() => null), LIST_MS);
 setInterval(() => document.hidden || !followed || followAgain().catch(() => null), LIST_MS);
 watchService();
 tried(begin);

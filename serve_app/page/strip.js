@@ -1,6 +1,7 @@
 // Thumbnails of the clips in a row, taken from the video in the browser: no server draws them and none is stored.
 
 import { clock, el } from "./dom.js";
+import { hold } from "./player.js";
 
 const MOST = 60;
 const HEIGHT = 54;
@@ -19,10 +20,11 @@ export class Strip {
     this.source = null;
   }
 
-  open(url) {
-    const source = Object.assign(document.createElement("video"), { src: url, muted: true, preload: "auto" });
+  open(path, url, signal) {
+    const source = Object.assign(document.createElement("video"), { muted: true, preload: "auto" });
     this.source = source;
-    source.addEventListener("loadeddata", () => this.draw(source), { once: true });
+    source.addEventListener("loadeddata", () => this.draw(source));
+    hold(source, path, url, signal, () => null); // the player says why
   }
 
   /** A clip of `total` is described: it gets a thumbnail if it is one of those that are spread over the whole video. */
@@ -42,8 +44,11 @@ export class Strip {
     if (this.drawing) return;
     this.drawing = true;
     while (this.source === source && this.todo.length) {
-      const [button, second] = this.todo.shift();
-      if (!(await seeked(source, second)) || !source.videoHeight) continue;
+      const [button, second] = this.todo[0];
+      const came = await seeked(source, second);
+      if (this.source !== source || source.error) break; // drawn once it is loaded again
+      this.todo.shift();
+      if (!came || !source.videoHeight) continue;
       const width = Math.round((HEIGHT * source.videoWidth) / source.videoHeight);
       const canvas = Object.assign(document.createElement("canvas"), { width, height: HEIGHT });
       canvas.getContext("2d").drawImage(source, 0, 0, width, HEIGHT);

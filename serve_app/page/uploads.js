@@ -1,11 +1,10 @@
 // A video sent in parts: a cut costs the part under way, a closed page nothing that has arrived.
 
-import { call, CallError } from "./api.js";
-import { wait } from "./dom.js";
+import { call, CallError, patiently } from "./api.js";
 
 const PART_BYTES = 4 * 1024 * 1024;
 const AT_ONCE = 3;
-const TRIES = 8;
+const TRIES = { tries: 8 };
 const KNOWN = "vidray.uploads";
 
 /** Send `file`, or what is left of it, and return the stored file; `tell` hears the bytes that have arrived. */
@@ -23,7 +22,7 @@ export async function send(file, tell, signal) {
   async function work() {
     for (let at = left.shift(); at !== undefined; at = left.shift()) {
       const piece = file.slice(at * PART_BYTES, (at + 1) * PART_BYTES);
-      parts[at] = (await patiently(() => part(upload.id, piece, signal), signal)).id;
+      parts[at] = (await patiently(() => part(upload.id, piece, signal), signal, TRIES)).id;
       remember(file, { id: upload.id, parts });
       tell((arrived += piece.size));
     }
@@ -41,6 +40,7 @@ export async function send(file, tell, signal) {
   const whole = await patiently(
     () => call(`/v1/uploads/${upload.id}/complete`, { method: "POST", json: { part_ids: parts }, signal }),
     signal,
+    TRIES,
   );
   forget(file);
   return whole.file;
@@ -54,7 +54,7 @@ function part(id, piece, signal) {
 
 async function begun(file, signal) {
   const json = { filename: file.name, bytes: file.size };
-  const upload = await patiently(() => call("/v1/uploads", { method: "POST", json, signal }), signal);
+  const upload = await patiently(() => call("/v1/uploads", { method: "POST", json, signal }), signal, TRIES);
   remember(file, { id: upload.id, parts: [] });
   return upload;
 }
@@ -76,18 +76,6 @@ function placed(upload, file) {
   const arrived = new Set(upload.parts.map((one) => one.id));
   const parts = remembered()[nameOf(file)]?.parts ?? [];
   return Array.from({ length: Math.ceil(file.size / PART_BYTES) }, (_, at) => (arrived.has(parts[at]) ? parts[at] : null));
-}
-
-async function patiently(send, signal) {
-  for (let tries = 1; ; tries++) {
-    try {
-      return await send();
-    } catch (error) {
-      const again = error instanceof CallError && (error.status === 0 || [408, 429].includes(error.status) || error.status >= 500);
-      if (signal.aborted || !again || tries === TRIES) throw error;
-      await wait(Math.min(500 * 2 ** tries, 15_000), signal);
-    }
-  }
 }
 
 function nameOf(file) {

@@ -155,6 +155,24 @@ def test_a_decoder_that_does_not_work_is_missing(monkeypatch: pytest.MonkeyPatch
     assert found("decord").state == "note"
 
 
+def test_a_temporary_folder_that_takes_nothing_is_told_and_the_rest_is_looked_at(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def full(path: Path, specs: object, **_: object) -> None:
+        raise OSError(28, "No space left on device", str(path))
+
+    monkeypatch.setattr(checks, "write_scenes", full)
+    pyav = found("pyav")
+    assert (pyav.state, pyav.advice) == ("bad", "make room, or `make setup` again")
+    assert "No space left on device" in pyav.found
+
+    def none() -> str:
+        raise FileNotFoundError(2, "No usable temporary directory found in ['/tmp']")
+
+    monkeypatch.setattr("tempfile.gettempdir", none)
+    assert (found("temp").state, found("config").state) == ("bad", "good")
+
+
 @pytest.mark.usefixtures("without_decoding")
 def test_little_room_gets_a_note(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=2**30))

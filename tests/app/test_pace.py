@@ -22,7 +22,7 @@ from pipelines.video import ClipPlan
 from serve_app import pace, pace_file
 from serve_app.pace import Stopwatch
 from serve_app.pace_file import Paces
-from serve_app.terminal import TerminalWatcher
+from serve_app.terminal import EventWatcher, TerminalWatcher
 from tests import videos
 from tests.ray_cluster import ROOT
 
@@ -149,9 +149,6 @@ def bar(monkeypatch: pytest.MonkeyPatch) -> Bar:
     monkeypatch.setattr("time.monotonic", lambda: now_s[0])
     watcher = TerminalWatcher()
     console = Console(file=io.StringIO(), force_terminal=True, width=120)
-    watcher._progress.get_time = lambda: now_s[0]
-    [task] = watcher._progress.tasks
-    task._get_time = watcher._progress.get_time
 
     def shown() -> str:
         with console.capture() as captured:
@@ -176,6 +173,34 @@ def test_the_bar_counts_down_to_what_is_expected_until_it_has_its_own_pace(bar: 
     now_s[0] += 10.0
     watcher.outcome(described, described_clip(described))
     assert "0:04:40" in shown(), "28 more, 10 s each"
+
+
+def test_clips_that_end_together_are_no_pace_and_slow_ones_are(bar: Bar) -> None:
+    watcher, now_s, shown = bar
+    watcher.expected(60, 90.0)
+    described = planned(60, reused=0)
+    watcher.planned(described)
+    now_s[0] += 10.0
+    for _ in range(8):
+        now_s[0] += 0.001
+        watcher.outcome(described, described_clip(described))
+    assert "0:01:20" in shown()
+    now_s[0] += 80.0
+    for _ in range(8):
+        now_s[0] += 0.001
+        watcher.outcome(described, described_clip(described))
+    assert "0:07:20" in shown(), "44 more, 10 s each"
+
+
+def test_a_second_try_is_counted_from_what_the_first_one_described() -> None:
+    watcher = EventWatcher()
+    [task] = watcher._progress.tasks
+    clip = {"start_s": 0.0, "end_s": 1.0, "text": "said"}
+    for done, clips in ((0, 6), (4, 1)):
+        watcher.event("progress", {"clips_done": done})
+        for _ in range(clips):
+            watcher.event("clip", clip)
+    assert task.completed == 5
 
 
 def test_what_was_expected_and_is_over_is_not_known_any_more(bar: Bar) -> None:

@@ -2,9 +2,9 @@
 
 import pytest
 
+from pipelines.pace import MOMENT_S
 from serve_app.analyses.journal import Event, EventType
 from serve_app.analyses.progress import Progress
-from serve_app.pace import MOMENT_S
 from tests.app.made_up import COVERAGE, clip_data, progress_data
 
 HOUR_S = 3600.0
@@ -127,15 +127,16 @@ def test_until_it_has_a_pace_an_attempt_takes_as_long_as_the_runner_expects() ->
     assert told.progress.eta_s(5.0) == pytest.approx(20.0 + 100 * 3.0 - 5.0)
     told.clips(*(6.0 + 0.01 * n for n in range(40)), reused=True)
     assert told.progress.eta_s(7.0) == pytest.approx(20.0 + 60 * 3.0 - 7.0)
-    told.clips(23.0)
-    assert told.progress.eta_s(25.0) == pytest.approx(59 * 3.0)
-    told.clips(28.0)
-    assert told.progress.eta_s(28.0) == pytest.approx(58 * 5.0), "from here on it is its own pace"
+    assert told.progress.eta_s(27.0) == pytest.approx(60 * 3.0), "late to begin, and the clips are all to come"
+    told.clips(33.0)
+    assert told.progress.eta_s(35.0) == pytest.approx(59 * 3.0 - 2.0)
+    assert told.progress.eta_s(233.0) is None, "what was expected and is over is not known any more"
+    told.clips(238.0)
+    assert told.progress.eta_s(238.0) == pytest.approx(58 * 205.0), "from here on it is its own pace"
 
 
-def test_what_was_expected_and_is_over_is_not_known_any_more_and_none_of_another_attempt_s() -> None:
+def test_what_was_expected_of_an_attempt_is_not_of_the_next_one() -> None:
     told = Told()
     told.run(0.0, expected={"begin_s": 20.0, "clip_s": 3.0})
-    assert told.progress.eta_s(320.0) is None
     told.run(400.0, attempt=2, expected=None)
     assert told.progress.eta_s(401.0) is None

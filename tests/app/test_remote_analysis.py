@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import signal
 import struct
 import subprocess
@@ -12,15 +13,19 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx2
 import pytest
+import typer
 
 from deployments.errors import ServiceFailed
 from pipelines.command_line import DONE, FAILED, INTERRUPTED, PARTIAL, USAGE
+from pipelines.options import AnalysisOptions
+from pipelines.plan import SamplingOptions
 from serve_app import resumable_upload, service_client
-from serve_app.remote_analysis import _model
+from serve_app.remote_analysis import RemoteRequest, _model, analyze_remotely
 from serve_app.resumable_upload import send
 from serve_app.service_client import ServiceClient
 from tests import videos
@@ -116,6 +121,56 @@ def test_ctrl_c_leaves_the_analysis_and_the_same_command_comes_back(
     service.let(3)
     assert analyze().returncode == DONE
     assert analyses(service) == there
+
+
+@pytest.mark.parametrize("path", ["/v1/analyses", "/result"])
+def test_ctrl_c_says_how_to_go_on_also_where_a_service_that_is_gone_is_waited_for(
+    service: Served,
+    film: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    path: str,
+) -> None:
+    called = ServiceClient._called
+
+    def gone(self: ServiceClient, method: str, at: str, **options: Any) -> Any:
+        if at.endswith(path):
+            raise ServiceFailed("gone")
+        return called(self, method, at, **options)
+
+    def pressed(_: float) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ServiceClient, "_called", gone)
+    monkeypatch.setattr(service_client, "time", SimpleNamespace(monotonic=time.monotonic, sleep=pressed))
+    request = RemoteRequest(service.url, film, tmp_path / "out", AnalysisOptions())
+    with pytest.raises(typer.Exit) as stopped:
+        analyze_remotely(request)
+    assert stopped.value.exit_code == INTERRUPTED
+    assert re.match("stopped.*the same command", capsys.readouterr().err)
+
+
+def test_a_second_try_whose_answer_was_lost_is_asked_for_again(
+    service: Served, film: Path, analyze: Analyze, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service.services.model.bad = {2.0}
+    assert analyze().returncode == PARTIAL
+    service.services.model.bad = set()
+    lost: list[str] = []
+    post = ServiceClient.post
+
+    def losing(self: ServiceClient, path: str, *rest: Any, **options: Any) -> dict[str, Any]:
+        answer = post(self, path, *rest, **options)
+        if path.endswith("/retry") and not lost:
+            lost.append(path)
+            raise ServiceFailed("the answer is lost")
+        return answer
+
+    monkeypatch.setattr(ServiceClient, "post", losing)
+    options = AnalysisOptions(sampling=SamplingOptions(clip_duration_s=2))
+    result = analyze_remotely(RemoteRequest(service.url, film, tmp_path / "out", options))
+    assert (result["status"], len(lost), len(analyses(service))) == ("completed", 1, 1)
 
 
 def test_clips_that_failed_are_tried_again_by_the_same_command(service: Served, analyze: Analyze) -> None:
@@ -240,7 +295,9 @@ def test_a_service_that_is_not_there_is_told_at_once(film: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("listed", ['{"data": [{"id": "llama", "object": "model"}]}', '{"data": []}', "{}"])
+@pytest.mark.parametrize(
+    "listed", ['{"data": [{"id": "llama", "object": "model"}]}', '{"data": [1]}', '{"data": []}', "{}"]
+)
 def test_a_service_of_another_kind_is_one_line(listed: str) -> None:
     class Other(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -254,8 +311,18 @@ def test_a_service_of_another_kind_is_one_line(listed: str) -> None:
     with HTTPServer(("127.0.0.1", 0), Other) as other:
         threading.Thread(target=other.handle_request, daemon=True).start()
         url = f"http://127.0.0.1:{other.server_port}"
-        with ServiceClient(url) as client, pytest.raises(ServiceFailed, match=f"a model that sees at {url}, got none"):
+        with ServiceClient(url) as client, pytest.raises(ServiceFailed, match=f"service at {url}, got another one"):
             _model(client, None)
+
+
+def test_a_service_without_a_model_that_sees_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    listed = {"data": [{"id": "extractive", "kind": "chat"}]}
+    monkeypatch.setattr(ServiceClient, "get", lambda self, path: listed)
+    with (
+        ServiceClient("http://x") as client,
+        pytest.raises(ServiceFailed, match="a model that sees at http://x, got none"),
+    ):
+        _model(client, None)
 
 
 def test_the_same_command_asks_the_new_default_model_once_there_is_one(service: Served, analyze: Analyze) -> None:

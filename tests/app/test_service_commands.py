@@ -124,7 +124,7 @@ def test_a_watcher_shows_the_service_s_eta(service: Service, vidray: Run, monkey
 
     def shown(watcher: EventWatcher, analysis: dict[str, Any]) -> None:
         show(watcher, analysis)
-        etas.append(watcher._progress.tasks[0].fields["until_s"])
+        etas.append(watcher._left_s())
         if len(etas) < 20:
             time.sleep(0.6)  # so that clips end at moments of their own, which make a pace
             service.let(1)

@@ -7,6 +7,7 @@ import re
 import threading
 from collections.abc import AsyncGenerator
 from pathlib import Path
+from typing import Any
 
 import httpx2
 import pytest
@@ -224,7 +225,7 @@ def test_an_analysis_is_removed_when_that_is_confirmed(
     expect(page.locator("#seen")).to_be_visible()
     page.get_by_role("button", name="Remove").click()
     expect(page.locator("#seen")).to_be_hidden()
-    expect(page.locator("#analyses")).to_have_text("None yet.")
+    expect(page.get_by_text("None yet.")).to_be_visible()
 
 
 def test_a_service_that_wants_a_key_is_asked_with_it_also_for_the_video(
@@ -248,6 +249,11 @@ def test_a_service_that_wants_a_key_is_asked_with_it_also_for_the_video(
     expect(page.locator("#strip canvas")).to_have_count(6)
     page.get_by_role("button", name="0:04 – 0:06", exact=True).first.click()
     assert at_s(page) == pytest.approx(4.0, abs=0.05)
+    page.reload()
+    page.get_by_text("API key").click()
+    page.get_by_label("Key", exact=True).fill("")
+    page.get_by_role("button", name="Use it").click()
+    expect(page.locator("#told")).to_have_text("expected an API key")
 
 
 def test_an_upload_that_is_cancelled_leaves_nothing(page: Page, served: Served, video: Path) -> None:
@@ -264,7 +270,7 @@ def test_an_upload_that_is_cancelled_leaves_nothing(page: Page, served: Served, 
 
 def test_what_others_do_is_followed(page: Page, served: Served, video: Path) -> None:
     page.goto(served.url)
-    expect(page.locator("#analyses")).to_have_text("None yet.")
+    expect(page.get_by_text("None yet.")).to_be_visible()
     served.services.model.bad = {4.0}
     analysis = served.analyse(video, clip_duration_s=2)
     expect(page.locator("#analyses .state")).to_have_text("partial", timeout=15_000)
@@ -409,6 +415,16 @@ def test_a_video_older_than_the_first_ones_is_picked(page: Page, served: Served,
     expect(stored.locator("option")).to_have_text(listed)
     page.get_by_role("button", name="Describe the video").click()
     expect(page.locator("#seen-title")).to_have_text("film-0.webm")
+    page.reload()
+    expect(stored.locator("option")).to_have_text(["film-4.webm (0:00)", "film-3.webm (0:00)", "Older ones…"])
+    page.get_by_label("Drop a video here, or choose one").set_input_files(tmp_path / "film-0.webm")
+    expect(stored.locator("option:checked")).to_have_text("film-0.webm (0:00)")
+    page.route("**/v1/files?**", lambda route: route.abort())
+    stored.select_option("Older ones…")
+    expect(page.locator("#told")).to_have_text("The service does not answer.")
+    page.unroute("**/v1/files?**")
+    stored.select_option("Older ones…")
+    expect(stored.locator("option")).to_have_count(6)
 
 
 def test_the_service_s_state_is_shown_with_its_alerts(page: Page, served: Served, video: Path) -> None:
@@ -446,6 +462,104 @@ def test_the_thumbnails_of_a_long_video_are_spread_over_all_of_it(page: Page, se
     expect(page.locator("#captions li")).to_have_count(130)
     expect(page.locator("#strip button")).to_have_count(44)  # every third
     expect(page.locator("#strip button").last).to_have_attribute("data-index", "129")
+    page.get_by_text("More options").click()
+    page.get_by_label("Seconds a clip").fill("0.1")
+    page.get_by_role("button", name="Describe the video").click()
+    expect(page.locator("#coverage")).to_have_attribute("aria-label", "130 clips known from before")
+    expect(page.locator("#strip button")).to_have_count(44)  # though all come at once
+
+
+def test_a_player_that_lost_its_connection_goes_on_where_it_was(page: Page, served: Served, video: Path) -> None:
+    analysis = served.analyse(video, clip_duration_s=2)
+    served.ended(analysis)
+    page.route("**/content", lambda route: route.abort())
+    page.goto(f"{served.url}/#{analysis}")
+    expect(page.locator("#captions li")).to_have_count(6)
+    with page.expect_event("requestfailed", lambda request: request.url.endswith("/content")):
+        pass
+    page.unroute("**/content")
+    expect(page.locator("#strip canvas")).to_have_count(6)
+    expect(page.locator("#no-player")).to_be_hidden()
+    page.get_by_role("button", name="0:04 – 0:06", exact=True).first.click()
+    assert at_s(page) == pytest.approx(4.0, abs=0.05)
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        ({"status": 404, "json": {"error": {"message": "no file"}}}, "The video is not stored any more"),
+        ({"body": "no video", "content_type": "video/webm"}, "This browser cannot play the video's format"),
+    ],
+)
+def test_a_video_that_cannot_be_played_says_why(
+    page: Page, served: Served, video: Path, answer: dict[str, Any], said: str
+) -> None:
+    analysis = served.analyse(video, clip_duration_s=2)
+    served.ended(analysis)
+    page.route("**/content", lambda route: route.fulfill(**answer))
+    page.goto(f"{served.url}/#{analysis}")
+    expect(page.locator("#no-player")).to_have_text(f"{said}; the captions are all there.")
+    expect(page.locator("#player")).to_be_hidden()
+    expect(page.locator("#captions li")).to_have_count(6)
+
+
+def test_another_try_leaves_player_and_search_where_they_are(page: Page, served: Served, video: Path) -> None:
+    served.services.model.bad = {4.0}
+    analysis = served.analyse(video, clip_duration_s=2)
+    served.ended(analysis)
+    page.goto(f"{served.url}/#{analysis}")
+    expect(page.locator("#failed li")).to_have_count(1)
+    page.get_by_role("button", name="0:08 – 0:10", exact=True).first.click()
+    page.get_by_label("Search").fill("circle")
+    served.services.model.bad = set()
+    page.get_by_role("button", name="Try failed clips again").click()
+    expect(page.locator("#announced")).to_have_text("film.webm: completed")
+    expect(page.locator("#captions li")).to_have_count(6)
+    expect(page.locator("#found")).to_have_text("6 of 6")
+    assert at_s(page) == pytest.approx(8.0, abs=0.05)
+
+
+def test_an_analysis_that_is_opened_while_the_service_is_away_comes_with_it(
+    page: Page, served: Served, video: Path
+) -> None:
+    analysis = served.analyse(video, clip_duration_s=2)
+    served.ended(analysis)
+    page.goto(served.url)
+    expect(page.locator("#analyses a")).to_have_count(1)
+    served.stop()
+    page.locator("#analyses a").click()
+    expect(page.locator("#told")).to_have_text("The connection is lost; trying again.")
+    served.start()
+    expect(page.locator("#captions li")).to_have_count(6)
+    expect(page.locator("#told")).to_have_text("")
+
+
+def test_who_looks_at_older_analyses_sees_what_becomes_of_the_latest(page: Page, served: Served, video: Path) -> None:
+    page.route("**/page/main.js", lambda route: with_text(route, "limit=20", "limit=2"))
+    for second in (1, 2, 3):
+        served.ended(served.analyse(video, clip_duration_s=second))
+    page.goto(served.url)
+    rows = page.locator("#analyses .state")
+    expect(rows).to_have_count(2)
+    page.get_by_role("button", name="Older ones").click()
+    expect(rows).to_have_count(3)
+    served.hold()
+    served.analyse(video, clip_duration_s=4)
+    expect(rows).to_have_text(["running", "completed", "completed", "completed"], timeout=15_000)
+    served.let(3)
+    expect(rows.first).to_have_text("completed", timeout=15_000)
+
+
+def test_a_question_that_is_being_composed_is_not_sent(page: Page, served: Served, video: Path) -> None:
+    analysis = served.analyse(video, clip_duration_s=2)
+    served.ended(analysis)
+    page.goto(f"{served.url}/#{analysis}")
+    question = page.get_by_label("Question")
+    question.fill("いつ")
+    question.dispatch_event("keydown", {"key": "Enter", "isComposing": True, "bubbles": True})
+    expect(question).to_have_value("いつ")
+    question.dispatch_event("keydown", {"key": "Enter", "bubbles": True})
+    expect(question).to_have_value("")
 
 
 class Slow:
