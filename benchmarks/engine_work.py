@@ -17,7 +17,7 @@ from deployments.vision.qwen.engine import TransformersEngine
 
 WIDTH, HEIGHT = 196, 112
 EQUAL_TOKENS, LEAST_TOKENS, MOST_TOKENS = 32, 8, 256
-UNDER_WAY = VisionTuning().max_batch_clips
+UNDER_WAY = VisionTuning().max_batch_clips or 32
 """Most clips that are under way in the engine, as it is shipped; vLLM has 32."""
 Answer = TypeVar("Answer")
 

@@ -24,9 +24,9 @@ class Failure(_Frozen):
 
     start_s: Annotated[float, Field(ge=0.0)] = 0.0
     end_s: Annotated[float, Field(gt=0.0)] = 7 * 24 * 3600.0
-    kind: Literal["error", "final", "crash", "hang", "invalid_events"] = "error"
+    kind: Literal["error", "final", "crash", "hang", "device_lost", "invalid_events"] = "error"
     """`error`: EngineFailed; `final`: ClipRejected; `crash`: the replica's process dies; `hang`: no answer;
-    `invalid_events`: a question for events is answered with a sentence."""
+    `device_lost`: the device is gone for this process; `invalid_events`: events are told as a sentence."""
     times: Annotated[int, Field(ge=1)] | None = None
     """How often a matching clip fails before it succeeds, counted per process and by call; None: always."""
 
@@ -57,8 +57,8 @@ class SimulatedSettings(_Frozen):
 class VisionTuning(_Frozen):
     """What may change while a replica runs: the `user_config` of its deployment."""
 
-    max_batch_clips: Annotated[int, Field(ge=1, le=1024)] = 32
-    """Most clips under way in the engine; its memory may hold fewer."""
+    max_batch_clips: Annotated[int, Field(ge=1, le=1024)] | None = 32
+    """Most clips under way in the engine; its memory may hold fewer. None: as many as its memory holds."""
     batch_wait_s: Annotated[float, Field(ge=0.0, le=10.0)] = 0.005
     """How long an idle engine waits for a first clip's neighbours, in seconds."""
     call_deadline_s: Annotated[float, Field(gt=0.0, le=24 * 3600.0)] = 600.0

@@ -47,7 +47,7 @@ def _check_deployments(deployments: list[dict[str, Any]], args: AppArgs) -> None
             where = f"deployments.{name}.user_config"
             tuning = parse(VisionTuning, deployment.get("user_config") or {}, error=InvalidConfig, where=where)
             limit = deployment.get("max_ongoing_requests", 64)
-            if limit < 2 * tuning.max_batch_clips:
+            if tuning.max_batch_clips is not None and limit < 2 * tuning.max_batch_clips:
                 raise InvalidConfig(
                     f"deployments.{name}: max_ongoing_requests must be at least twice max_batch_clips "
                     f"({tuning.max_batch_clips}), so that the next batch waits at the engine, got {limit}"

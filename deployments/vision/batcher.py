@@ -3,6 +3,7 @@
 import asyncio
 import dataclasses
 import logging
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -33,6 +34,7 @@ class _Clip:
     since_s: float
     answer: asyncio.Future[Caption]
     alone: bool = False
+    ran_out_alone: bool = False
     queue_s: float = 0.0
     engine_s: float = 0.0
     company: int = 1
@@ -42,20 +44,29 @@ class ClipBatcher:
     """Turns single `describe` calls into an engine's starts and steps, in the order of arrival.
 
     As many are under way as `tuning.max_batch_clips` and the memory budget allow. Where memory runs out, the budget is
-    lowered and half of the batch is tried, at last a clip's questions one by one. What fails otherwise is tried again
-    clip by clip, with nothing else under way, so that one bad clip does not fail its neighbours. A caller that goes
-    away takes its clip with it. Nothing else is needed to stop: the loop's task ends whenever no clip is left.
+    lowered and half of the batch is tried, at last a clip alone, twice, and then its questions one by one. What fails
+    otherwise is tried again clip by clip, with nothing else under way, so that one bad clip does not fail its
+    neighbours. A caller that goes away takes its clip with it. Nothing else is needed to stop: the loop's task ends
+    whenever no clip is left.
     """
 
-    def __init__(self, engine: VisionEngine, tuning: VisionTuning, observer: Observer | None = None) -> None:
+    def __init__(
+        self,
+        engine: VisionEngine,
+        tuning: VisionTuning,
+        observer: Observer | None = None,
+        on_lost: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`on_lost` hears that the device is lost, for good, once its clips are answered."""
         self.tuning = tuning
+        self._on_lost = on_lost
         self._observer = observer or Observer()
         self.budget = MemoryBudget(None)
         self.memory: MemoryReading | None = None
         self.failures_in_a_row = 0
         self.lost: DeviceLost | None = None
         self.busy_since_s: float | None = None
-        self._engine = engine
+        self.engine = engine
         # One thread owns the engine, so that its calls never overlap and the event loop stays free; the other one makes
         # the next clips ready meanwhile.
         self._engine_thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="engine")
@@ -70,6 +81,10 @@ class ClipBatcher:
     def queued(self) -> int:
         """Clips that wait for the engine."""
         return len(self._waiting)
+
+    @property
+    def _most_clips(self) -> float:
+        return math.inf if self.tuning.max_batch_clips is None else self.tuning.max_batch_clips
 
     async def on_engine(self, call: Callable[..., Answer], *args: Any) -> Answer:
         """Call something on the engine's thread, between starts and steps."""
@@ -89,7 +104,7 @@ class ClipBatcher:
     async def _described(self, request: EngineRequest) -> Caption:
         since_s = time.perf_counter()
         loop = asyncio.get_running_loop()
-        prepared = await loop.run_in_executor(self._prepare_thread, self._engine.prepare, request)
+        prepared = await loop.run_in_executor(self._prepare_thread, self.engine.prepare, request)
         if self.lost is not None:
             raise self.lost
         clip = _Clip(prepared, since_s, loop.create_future())
@@ -100,7 +115,7 @@ class ClipBatcher:
         return await clip.answer
 
     async def _serve(self) -> None:
-        if len(self._waiting) < self.tuning.max_batch_clips:
+        if len(self._waiting) < self._most_clips:
             await asyncio.sleep(self.tuning.batch_wait_s)
         try:
             while self._waiting or self._under_way:
@@ -119,7 +134,7 @@ class ClipBatcher:
     def _next_batch(self) -> list[_Clip]:
         """Take what may begin now. Nothing overtakes: what does not fit yet is not kept waiting by those behind it."""
         batch: list[_Clip] = []
-        most = self.tuning.max_batch_clips - len(self._under_way)
+        most = self._most_clips - len(self._under_way)
         if self._most_next is not None:
             most = min(most, self._most_next)
         while self._waiting and len(batch) < most:
@@ -139,7 +154,7 @@ class ClipBatcher:
             await self._drop(left)
 
     async def _drop(self, clips: Sequence[_Clip]) -> None:
-        await self.on_engine(self._engine.drop, [clip.prepared for clip in clips])
+        await self.on_engine(self.engine.drop, [clip.prepared for clip in clips])
         self._under_way = [clip for clip in self._under_way if clip not in clips]
 
     async def _start(self, batch: list[_Clip]) -> None:
@@ -169,8 +184,8 @@ class ClipBatcher:
             clip.company = len(self._under_way)
 
     def _start_and_read(self, batch: Sequence[Prepared]) -> MemoryReading | None:
-        self._engine.start(batch)
-        return self._engine.memory()
+        self.engine.start(batch)
+        return self.engine.memory()
 
     async def _go_on(self) -> None:
         begun_s = self._begin_call()
@@ -202,7 +217,7 @@ class ClipBatcher:
         """Go on until something ends, somebody new has come or the round is over."""
         over_s = time.perf_counter() + _ROUND_S
         while True:
-            ended = self._engine.step()
+            ended = self.engine.step()
             if ended or self._arrived or time.perf_counter() >= over_s:
                 return ended
 
@@ -220,6 +235,7 @@ class ClipBatcher:
             _fail([*clips, *self._waiting, *self._under_way], error)
             self._waiting.clear()
             self._under_way = []
+            self._on_lost()
             return
         if isinstance(error, OutOfMemory):
             if company:  # what a lone clip takes says nothing of several
@@ -229,6 +245,10 @@ class ClipBatcher:
                 self._most_next = max(len(clips) // 2, 1)
                 clips[0].alone = len(clips) == 1
                 self._waiting.extendleft(reversed(clips))
+            elif not clips[0].ran_out_alone:
+                # What the engine and its neighbours had to spare is free now.
+                clips[0].alone = clips[0].ran_out_alone = True
+                self._waiting.appendleft(clips[0])
             else:
                 _fail(clips, error)
             return

@@ -67,6 +67,12 @@ def choose(settings: VisionSettings, *, free_bytes: int, on_gpu: bool) -> tuple[
     )
 
 
+def narrower(settings: VisionSettings) -> VisionSettings | None:
+    """Return the settings with the next narrower weights, None where there are none."""
+    left = _WIDEST_FIRST[_WIDEST_FIRST.index(settings.quantization) + 1 :] if settings.quantization != "auto" else ()
+    return settings.model_copy(update={"quantization": left[0]}) if left else None
+
+
 def _widths(settings: VisionSettings, *, on_gpu: bool) -> tuple[Quantization, ...]:
     if settings.quantization != "auto":
         return (settings.quantization,)

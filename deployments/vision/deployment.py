@@ -1,6 +1,7 @@
 """The replica around an engine: it waits, gathers, times and reports; the engine thinks."""
 
 import asyncio
+import functools
 import logging
 import time
 from collections.abc import Callable
@@ -8,12 +9,13 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from deployments.contracts import Caption, DescribeRequest, EngineRequest, ModelInfo, TextRequest
-from deployments.errors import EngineFailed, InvalidConfig, ModelLoadFailed
+from deployments.errors import DeviceLost, EngineFailed, InvalidConfig, ModelLoadFailed, OutOfMemory
 from deployments.settings import VisionSettings, VisionTuning
 from deployments.validation import parse
 from deployments.vision.batcher import ClipBatcher
 from deployments.vision.budget import MemoryBudget
 from deployments.vision.catalog import model_info
+from deployments.vision.choice import narrower
 from deployments.vision.engine import MemoryReading, VisionEngine, make_engine, settled
 from deployments.vision.observer import Observer
 
@@ -54,13 +56,19 @@ class VisionModel:
         *,
         gpu_share: Callable[[], float | None] = lambda: None,
         observer: Observer | None = None,
+        on_lost: Callable[[], None] = lambda: None,
     ) -> None:
-        """Take the part of a GPU that `gpu_share` names (None: a whole one, or none at all), asked in the replica."""
+        """Take the part of a GPU that `gpu_share` names (None: a whole one, or none at all), asked in the replica.
+
+        `on_lost` hears that the device is lost, which no other call in this process can change.
+        """
         self._observer = observer or Observer()
         self._state: ModelState = "cold"
         self._load_error: ModelLoadFailed | None = None
         self._info = model_info(name, settings)
         share = gpu_share()
+        self._make_engine = functools.partial(make_engine, gpu_share=share)
+        self._may_narrow = settings.quantization == "auto"
         try:
             settings, choice = settled(settings, gpu_share=share)
             self._info = model_info(name, settings, choice)
@@ -68,8 +76,10 @@ class VisionModel:
                 logger.info("model chosen", extra={"model": name, "choice": choice})
         except ModelLoadFailed as error:
             self._fail_to_load(error)
-        self._engine = engine if engine is not None else make_engine(settings, gpu_share=share)
-        self.batcher = ClipBatcher(self._engine, VisionTuning(), self._observer)
+        self._settings = settings
+        self._on_lost = on_lost
+        engine = engine if engine is not None else self._make_engine(settings)
+        self.batcher = ClipBatcher(engine, VisionTuning(), self._observer, on_lost)
         self._loading: asyncio.Task[None] | None = None
         self._load_progress = 0.0
         self._load_at_startup = settings.load == "startup"
@@ -112,6 +122,13 @@ class VisionModel:
 
     async def check_health(self) -> None:
         """Raise EngineFailed when the loaded model cannot be used; Serve then replaces the replica."""
+        try:
+            await self._check()
+        except EngineFailed:
+            self._observer.unhealthy()
+            raise
+
+    async def _check(self) -> None:
         self._begin_startup_load()
         if self._load_error is not None:
             raise self._load_error
@@ -130,7 +147,13 @@ class VisionModel:
                     f"an engine call must end within {batcher.tuning.call_deadline_s:g} s, got {busy_s:.0f} s"
                 )
         elif self._state == "ready":
-            await batcher.on_engine(self._engine.check)
+            try:
+                await batcher.on_engine(batcher.engine.check)
+            except DeviceLost:
+                self._on_lost()
+                raise
+        if self._state == "ready":
+            self._observer.checked(batcher.engine.utilisation())
 
     def _begin_startup_load(self) -> None:
         if self._load_at_startup and self._loading is None:
@@ -151,8 +174,8 @@ class VisionModel:
         self._state, self._load_progress = "loading", 0.0
         begun_s = time.monotonic()
         try:
-            await self.batcher.on_engine(self._engine.load, self._heard_progress)
-            self.batcher.memory = await self.batcher.on_engine(self._engine.memory)
+            await self._load_what_fits()
+            self.batcher.memory = await self.batcher.on_engine(self.batcher.engine.memory)
             self.batcher.budget = MemoryBudget(self.batcher.memory)
         except Exception as error:
             unforeseen = ModelLoadFailed(f"the model must load, got {type(error).__name__}")
@@ -160,12 +183,29 @@ class VisionModel:
         else:
             self._state = "ready"
             load_s = time.monotonic() - begun_s
-            self._observer.loaded(load_s)
+            self._observer.loaded(load_s, self.batcher.memory)
             logger.info(
                 "model loaded",
                 extra={"model": self._info.name, "revision": self._info.revision, "load_s": round(load_s, 3)},
             )
             self._wait_for_idleness()
+
+    async def _load_what_fits(self) -> None:
+        """Load; where the weights were to be chosen and do not fit after all, narrower ones. Raises ModelLoadFailed."""
+        while True:
+            try:
+                await self.batcher.on_engine(self.batcher.engine.load, self._heard_progress)
+                return
+            except OutOfMemory as error:
+                settings = narrower(self._settings) if self._may_narrow else None
+                if settings is None:
+                    said = "the weights must fit into the device's memory, got too little"
+                    raise ModelLoadFailed(said) from error
+                wider, self._settings = self._settings.quantization, settings
+            choice = f"{settings.checkpoint} in {settings.quantization}: {wider} ran out of memory as it was loaded"
+            logger.warning("model chosen anew", extra={"model": self._info.name, "choice": choice})
+            self._info = model_info(self._info.name, settings, choice)
+            self.batcher.engine = self._make_engine(settings)
 
     def _heard_progress(self, share: float) -> None:
         self._load_progress = share
@@ -189,6 +229,6 @@ class VisionModel:
             return
         self._state, self._loading, self._load_at_startup = "cold", None, False
         self.batcher.memory = None
-        self._unloading = asyncio.create_task(self.batcher.on_engine(self._engine.unload))
+        self._unloading = asyncio.create_task(self.batcher.on_engine(self.batcher.engine.unload))
         self._observer.unloaded()
         logger.info("model unloaded", extra={"model": self._info.name})

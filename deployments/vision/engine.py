@@ -53,7 +53,10 @@ class VisionEngine(ABC):
 
     @abstractmethod
     def load(self, report: Callable[[float], None] = unheard) -> None:
-        """Bring the weights onto the device and make ready; `report` hears the share done. Raises ModelLoadFailed."""
+        """Bring the weights onto the device and make ready; `report` hears the share done.
+
+        Raises ModelLoadFailed, and OutOfMemory where the weights do not fit.
+        """
 
     @abstractmethod
     def unload(self) -> None:
@@ -82,6 +85,10 @@ class VisionEngine(ABC):
     @abstractmethod
     def memory(self) -> MemoryReading | None:
         """Read the device's memory and begin a new peak; None where there is no bound to speak of."""
+
+    def utilisation(self) -> float | None:
+        """Return how much of the last moments the device had work, in [0, 1]; None where that is not told."""
+        return None
 
     def describe(self, requests: Sequence[EngineRequest]) -> list[Caption]:
         """Caption each clip and go on with each conversation, all at once and in order.

@@ -1,6 +1,6 @@
 """A vision replica's metrics, by Ray: they reach Prometheus at each node's metrics port, labelled with the replica.
 
-How busy a GPU is as a whole Ray itself tells there, from NVML: `ray_node_gpus_utilization`.
+How busy a GPU is Ray itself tells there for each node, too: `ray_node_gpus_utilization`.
 """
 
 from ray.serve import metrics
@@ -53,15 +53,29 @@ class ReplicaMetrics(Observer):
         self._unloads = metrics.Counter("vidray_vision_unloads", "Times that the device was given back", _LABELS)
         self._ready = metrics.Gauge("vidray_vision_ready", "1 while the weights are on the device", _LABELS)
         self._ready.set(0, self._label)
+        self._healthy = metrics.Gauge("vidray_vision_healthy", "0 once the model cannot be used any more", _LABELS)
+        self._healthy.set(1, self._label)
+        self._utilisation = metrics.Gauge(
+            "vidray_vision_gpu_utilisation", "Share of the last moments in which the GPU had work, by NVML", _LABELS
+        )
 
-    def loaded(self, load_s: float) -> None:
+    def loaded(self, load_s: float, memory: MemoryReading | None) -> None:
         self._add(self._loads, 1)
         self._add(self._load_s, load_s)
         self._ready.set(1, self._label)
+        self._holds(memory)
 
     def unloaded(self) -> None:
         self._add(self._unloads, 1)
         self._ready.set(0, self._label)
+        self._holds(MemoryReading(free_bytes=0, peak_bytes=0))
+
+    def checked(self, utilisation: float | None) -> None:
+        if utilisation is not None:
+            self._utilisation.set(utilisation, self._label)
+
+    def unhealthy(self) -> None:
+        self._healthy.set(0, self._label)
 
     def waiting(self, clips: int) -> None:
         self._queued.set(clips, self._label)
@@ -69,6 +83,9 @@ class ReplicaMetrics(Observer):
     def began(self, *, clips: int, frames: int, cache_tokens: int, memory: MemoryReading | None) -> None:
         self._batch_frames.observe(frames, self._label)
         self._batch_tokens.observe(cache_tokens, self._label)
+        self._holds(memory)
+
+    def _holds(self, memory: MemoryReading | None) -> None:
         if memory is not None:
             for kind, value in (
                 ("allocated", memory.allocated_bytes),

@@ -7,11 +7,17 @@ from deployments.vision.engine import MemoryReading
 class Observer:
     """Hears of each thing that a replica's metrics count. Called on the event loop; must be quick."""
 
-    def loaded(self, load_s: float) -> None:
+    def loaded(self, load_s: float, memory: MemoryReading | None) -> None:
         """The weights are on the device."""
 
     def unloaded(self) -> None:
         """The device was given back."""
+
+    def checked(self, utilisation: float | None) -> None:
+        """The loaded model is well; its device had work for this share of the last moments, where that is told."""
+
+    def unhealthy(self) -> None:
+        """The model cannot be used, and the replica is to be replaced."""
 
     def waiting(self, clips: int) -> None:
         """So many clips wait for the engine."""

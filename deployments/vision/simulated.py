@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from deployments.contracts import Caption, DescribeRequest, EngineRequest, GenerationOptions, TextRequest
-from deployments.errors import ClipRejected, EngineFailed, OutOfMemory
+from deployments.errors import ClipRejected, DeviceLost, EngineFailed, OutOfMemory
 from deployments.settings import Failure, SimulatedSettings
 from deployments.vision.engine import MemoryReading, Prepared, VisionEngine, unheard
 from deployments.vision.prompts import first_kind
@@ -168,5 +168,7 @@ def _fail(failure: Failure, first_s: float) -> None:
             raise ClipRejected(f"simulated final failure of the clip at {first_s:.3f} s")
         case "crash":
             os._exit(1)
+        case "device_lost":
+            raise DeviceLost(f"simulated loss of the device at {first_s:.3f} s")
         case "hang":
             time.sleep(_FOREVER_S)

@@ -65,6 +65,10 @@ def test_a_replicas_work_is_counted_where_prometheus_finds_it(cluster: Cluster) 
     assert counted("queued_clips") == 0
     assert counted("batch_clips_count") == 5
     assert counted("memory_bytes") is not None
+    assert counted("healthy") == 1
+    assert counted("batch_frames_count") is not None
+    assert counted("cache_tokens_count") is not None
+    assert counted("seconds_per_frame_count") == 5
     assert counted("engine_seconds_total") is not None
 
 

@@ -11,8 +11,10 @@ from deployments.vision.engine import MemoryReading
 _CPU_TOKENS_AT_ONCE, _CUDA_TOKENS_AT_ONCE = 1024, 8192
 """Prompt tokens that are read in one pass: on a CPU more of them leave its caches and take longer each, on a GPU fewer
 would not fill it."""
-_NO_HOST_MEMORY = "can't allocate memory"
-"""In what PyTorch's CPU allocator raises, as a plain RuntimeError."""
+_OUT_OF_MEMORY = re.compile("can't allocate memory|CUBLAS_STATUS_ALLOC_FAILED")
+"""In what PyTorch's CPU allocator and cuBLAS raise, as plain RuntimeErrors."""
+_OF_CUDA = re.compile("CUDA|CUDNN|CUBLAS|CUSOLVER|CUSPARSE|NVRTC")
+"""In what CUDA's libraries and Triton raise, as plain RuntimeErrors: upper case, unlike a device's name."""
 
 
 def unused_bytes(device: torch.device, gpu_share: float | None) -> int:
@@ -73,6 +75,16 @@ class DeviceMemory:
                 refs.write("5")  # "reset the peak resident set size", proc(5)
 
 
+def utilisation(device: torch.device) -> float | None:
+    """Return the share of the last moments in which a GPU had work, by NVML; None of a CPU, and without NVML."""
+    if device.type != "cuda":
+        return None
+    try:
+        return torch.cuda.utilization(device) / 100
+    except (ImportError, RuntimeError):  # no nvidia-ml-py, or a driver that does not tell
+        return None
+
+
 def take_share(device: torch.device, gpu_share: float | None) -> None:
     """Hold this process to its part of a GPU, so that several replicas share one: what is more runs out of memory."""
     if device.type == "cuda" and gpu_share is not None:
@@ -80,9 +92,9 @@ def take_share(device: torch.device, gpu_share: float | None) -> None:
 
 
 def translate(error: RuntimeError) -> EngineFailed:
-    """Return what a RuntimeError of PyTorch's means to who asked."""
-    if isinstance(error, torch.OutOfMemoryError) or _NO_HOST_MEMORY in str(error):
+    """Return what a RuntimeError of PyTorch's means to who asked. After any error of CUDA's its context is unusable."""
+    if isinstance(error, torch.OutOfMemoryError) or _OUT_OF_MEMORY.search(str(error)):
         return OutOfMemory("the device must have memory for these clips, got too little")
-    if isinstance(error, torch.AcceleratorError):
+    if isinstance(error, torch.AcceleratorError) or _OF_CUDA.search(str(error)):
         return DeviceLost(f"the device must work, got {type(error).__name__}")
     return EngineFailed(f"generation failed: {type(error).__name__}")

@@ -18,13 +18,13 @@ from deployments.contracts import (
     GenerationOptions,
     Question,
 )
-from deployments.errors import ClipRejected, EngineFailed, ModelLoadFailed
+from deployments.errors import ClipRejected, EngineFailed, ModelLoadFailed, OutOfMemory
 from deployments.native_heap import keep_large_blocks
 from deployments.settings import VisionSettings
 from deployments.vision.engine import MemoryReading, Prepared, VisionEngine, unheard
 from deployments.vision.qwen.choose import Chooser
 from deployments.vision.qwen.decode import LayerCode, next_scores, through_layer
-from deployments.vision.qwen.device import DeviceMemory, take_share, translate
+from deployments.vision.qwen.device import DeviceMemory, take_share, translate, utilisation
 from deployments.vision.qwen.encode import Asked, Prompt, encode
 from deployments.vision.qwen.load import choose_device, load_checkpoint
 from deployments.vision.qwen.packed import pack_linears
@@ -63,11 +63,15 @@ class TransformersEngine(VisionEngine):
         self._memory: DeviceMemory
         self._sequences: list[_Sequence] = []
         self._answers: dict[Asked, dict[Prompt, Caption]] = {}
+        self._short_of_memory = False
 
     def load(self, report: Callable[[float], None] = unheard) -> None:
         keep_large_blocks()
         take_share(choose_device(self._settings), self._gpu_share)
-        self._model, self._tokenizer, self._dtype = load_checkpoint(self._settings, report)
+        try:
+            self._model, self._tokenizer, self._dtype = load_checkpoint(self._settings, report)
+        except RuntimeError as error:
+            raise translate(error) from error
         stop = self._model.generation_config.eos_token_id
         self._stop_ids = frozenset(stop if isinstance(stop, list) else [stop])
         if None in self._stop_ids:
@@ -118,7 +122,7 @@ class TransformersEngine(VisionEngine):
         try:
             alive = bool(torch.isfinite(weight.flatten()[:1].float()).all())
         except RuntimeError as error:
-            raise EngineFailed(f"the model's device must answer, got {type(error).__name__}") from error
+            raise translate(error) from error
         if not alive:
             raise EngineFailed("the model's weights must be finite, got a non-finite one")
 
@@ -139,6 +143,9 @@ class TransformersEngine(VisionEngine):
         new = [asked for asked in batch if isinstance(asked, Asked)]
         prompts = [one.prompt for one in self._sequences] + [prompt for asked in new for prompt in asked.prompts]
         with self._on_device():
+            if self._short_of_memory and not self._sequences:
+                self._rows.clear()  # what it had to spare was too much
+                self._short_of_memory = False
             self._rows.make_room(len(prompts), max(prompt.most_tokens for prompt in prompts))
             try:
                 for group in alike([asked.prompts[0] for asked in new], at_once=self._memory.tokens_at_once):
@@ -164,14 +171,20 @@ class TransformersEngine(VisionEngine):
     def memory(self) -> MemoryReading:
         return self._memory.read()
 
+    def utilisation(self) -> float | None:
+        return utilisation(self._model.device)
+
     @contextmanager
     def _on_device(self) -> Iterator[None]:
         try:
             with torch.inference_mode():
                 yield
         except RuntimeError as error:
-            self._memory.release()
-            raise translate(error) from error
+            meaning = translate(error)
+            if isinstance(meaning, OutOfMemory):  # a lost device would fail here, too
+                self._short_of_memory = True
+                self._memory.release()
+            raise meaning from error
 
     def _begin(self, group: Sequence[Asked]) -> None:
         """Read the first prompt of each with its frames, then what their other prompts do not share with it."""

@@ -72,7 +72,7 @@ def load_checkpoint(
     """Return the model in evaluation mode on its device, its tokenizer, and the compute type.
 
     `report` hears what share of the weights is there. Only safetensors are read and no code from the checkpoint is run.
-    Raises ModelLoadFailed.
+    Raises ModelLoadFailed, and torch.OutOfMemoryError.
     """
     device = choose_device(settings)
     dtype = choose_dtype(settings, device)
@@ -97,6 +97,8 @@ def load_checkpoint(
             **revision,
         )
     except (OSError, ValueError, RuntimeError, ImportError, KeyError, SafetensorError) as error:
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
         wanted = "directory with" if local else "directory or hub id of"
         raise ModelLoadFailed(
             f"checkpoint must be a {wanted} a Qwen2.5-VL model in safetensors, got {type(error).__name__}"

@@ -364,6 +364,28 @@ def test_out_of_memory_in_a_step_is_split_as_well() -> None:
     asyncio.run(run())
 
 
+def test_a_clip_that_runs_out_alone_has_another_try_with_nothing_to_spare() -> None:
+    async def run() -> None:
+        engine = Engine()
+        engine.step_error = OutOfMemory("another process had it for a moment")
+        batcher = ClipBatcher(engine, VisionTuning(max_batch_clips=4, batch_wait_s=0.01))
+        assert said(await all_of(batcher, request("a", 3))) == ["A"]
+        assert engine.starts == [["a"], ["a"]]
+        assert batcher.budget.tokens is None, "what a lone clip takes says nothing of several"
+
+    asyncio.run(run())
+
+
+def test_without_a_count_the_memory_alone_bounds_a_batch() -> None:
+    async def run() -> None:
+        engine = Engine(limit_tokens=11 * 40)
+        batcher = ClipBatcher(engine, VisionTuning(max_batch_clips=None, batch_wait_s=0.05))
+        assert len(set(said(await all_of(batcher, *(request(f"c{i}") for i in range(40)))))) == 40
+        assert engine.starts == [[f"c{i}" for i in range(40)]]
+
+    asyncio.run(run())
+
+
 def test_a_lost_device_fails_all_at_once_and_takes_nothing_more() -> None:
     async def run() -> None:
         engine = Engine()

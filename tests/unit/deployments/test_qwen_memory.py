@@ -1,6 +1,7 @@
 """The real engine on a device whose allocator says no: nothing is lost, nothing is said otherwise."""
 
 import asyncio
+from typing import Any
 
 import numpy as np
 import psutil
@@ -17,6 +18,7 @@ from deployments.vision.observer import Observer
 from deployments.vision.prompts import DEFAULT_PROMPT
 from deployments.vision.qwen.device import DeviceMemory, translate
 from deployments.vision.qwen.engine import TransformersEngine
+from deployments.vision.qwen.prefill import read
 from deployments.vision.qwen.rows import CacheRows
 
 CPU = VisionSettings(checkpoint="demo", dtype="fp32", device="cpu")
@@ -107,6 +109,41 @@ def test_a_lone_clip_takes_no_more_rows_than_it_has_answers_whatever_was_there_b
     assert allocator["most"] == longest
 
 
+def test_a_lone_clip_that_runs_out_is_tried_again_without_what_the_cache_had_to_spare(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    engine = TransformersEngine(CPU)
+    alone = request(0)
+
+    def full(*args: Any, **options: Any) -> Any:
+        if engine._rows.keys[0].shape[0] > 1:
+            raise torch.OutOfMemoryError("no room beside the cache")
+        return read(*args, **options)
+
+    async def run() -> tuple[Caption, Caption]:
+        model = VisionModel("demo", CPU, engine)
+        model.reconfigure({"batch_wait_s": 0.05})
+        expected, *_ = await asyncio.gather(*(model.describe(one) for one in (alone, request(1), request(2))))
+        monkeypatch.setattr("deployments.vision.qwen.engine.read", full)
+        return expected, await model.describe(alone)
+
+    expected, said = asyncio.run(run())
+    assert said.text == expected.text
+
+
+def test_a_lost_device_is_told_though_nothing_can_be_released_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = TransformersEngine(CPU)
+    engine.load()
+
+    def dead(*_: Any, **__: Any) -> Any:
+        raise torch.AcceleratorError("CUDA error: an illegal memory access", 700)
+
+    monkeypatch.setattr("deployments.vision.qwen.engine.read", dead)
+    monkeypatch.setattr(engine._memory, "release", dead)
+    with pytest.raises(DeviceLost):
+        engine.start([engine.prepare(request(0))])
+
+
 def test_a_cache_that_could_not_grow_as_a_whole_serves_the_next_clip(monkeypatch: pytest.MonkeyPatch) -> None:
     engine = TransformersEngine(CPU)
     engine.load()
@@ -164,4 +201,13 @@ def test_what_pytorch_raises_is_told_apart() -> None:
     assert type(translate(too_much.value)) is OutOfMemory
     assert type(translate(torch.OutOfMemoryError("CUDA out of memory"))) is OutOfMemory
     assert type(translate(torch.AcceleratorError("CUDA error: an illegal memory access", 700))) is DeviceLost
-    assert type(translate(RuntimeError("shapes do not match"))) is EngineFailed
+    for said in (
+        "CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasGemmEx(...)`",
+        "cuDNN error: CUDNN_STATUS_INTERNAL_ERROR",
+        "Triton Error [CUDA]: an illegal memory access was encountered",
+    ):
+        assert type(translate(RuntimeError(said))) is DeviceLost
+    handle = "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"
+    assert type(translate(RuntimeError(handle))) is OutOfMemory
+    for said in ("shapes do not match", "Expected all tensors to be on the same device, found cuda:0 and cpu!"):
+        assert type(translate(RuntimeError(said))) is EngineFailed

@@ -1,6 +1,7 @@
 """The replica as a plain class: no Ray."""
 
 import asyncio
+import contextlib
 import dataclasses
 import json
 import time
@@ -19,10 +20,11 @@ from deployments.contracts import (
     TextRequest,
     Turn,
 )
-from deployments.errors import ClipRejected, EngineFailed, InvalidConfig, ModelLoadFailed, OutOfMemory
+from deployments.errors import ClipRejected, DeviceLost, EngineFailed, InvalidConfig, ModelLoadFailed, OutOfMemory
 from deployments.settings import Failure, SimulatedSettings, VisionSettings
+from deployments.vision import deployment
 from deployments.vision.budget import MemoryBudget
-from deployments.vision.deployment import VisionModel
+from deployments.vision.deployment import ModelStatus, VisionModel
 from deployments.vision.engine import MemoryReading, Prepared, unheard
 from deployments.vision.observer import Observer
 from deployments.vision.prompts import events_prompt
@@ -169,8 +171,14 @@ class Heard(Observer):
     def __init__(self) -> None:
         self.told: list[tuple[str, float]] = []
 
-    def loaded(self, load_s: float) -> None:
+    def loaded(self, load_s: float, memory: MemoryReading | None) -> None:
         self.told.append(("loaded", 1))
+
+    def checked(self, utilisation: float | None) -> None:
+        self.told.append(("checked", -1 if utilisation is None else utilisation))
+
+    def unhealthy(self) -> None:
+        self.told.append(("unhealthy", 1))
 
     def unloaded(self) -> None:
         self.told.append(("unloaded", 1))
@@ -203,6 +211,72 @@ def test_an_observer_hears_of_all_that_happens() -> None:
         await asyncio.sleep(0.15)
         one = [("clips", 1), ("frames", 2), ("cache_tokens", 329), ("ended", 2)]
         assert heard.told == [("loaded", 1), *one, ("ran out", 1), *one, *one, ("failed", 1), ("unloaded", 1)]
+
+    asyncio.run(run())
+
+
+class Narrow(SimulatedEngine):
+    """A device that holds weights of four bits alone."""
+
+    def __init__(self, settings: VisionSettings) -> None:
+        super().__init__(settings.simulated)
+        self._quantization = settings.quantization
+
+    def load(self, report: Callable[[float], None] = unheard) -> None:
+        if self._quantization != "nf4":
+            raise OutOfMemory("too wide")
+
+
+def test_weights_that_do_not_fit_as_they_are_loaded_are_loaded_narrower(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(deployment, "make_engine", lambda settings, gpu_share: Narrow(settings))
+    wide = VisionSettings(engine="simulated", quantization="none")
+    monkeypatch.setattr(deployment, "settled", lambda settings, gpu_share: (wide, "it should have fitted"))
+
+    async def run(asked: str) -> ModelStatus:
+        model = VisionModel("sim", VisionSettings.model_validate({"engine": "simulated", "quantization": asked}))
+        with contextlib.suppress(ModelLoadFailed):
+            assert (await model.describe(request())).text
+        return await model.status()
+
+    status = asyncio.run(run("auto"))
+    assert (status.state, status.info.choice) == ("ready", "demo in nf4: int8 ran out of memory as it was loaded")
+    status = asyncio.run(run("none"))
+    assert (status.state, status.error) == ("failed", "the weights must fit into the device's memory, got too little")
+
+
+class Dying(SimulatedEngine):
+    def __init__(self, *, at_check: bool) -> None:
+        super().__init__(SimulatedSettings())
+        self.at_check = at_check
+
+    def check(self) -> None:
+        if self.at_check:
+            raise DeviceLost("gone")
+
+    def start(self, batch: Sequence[Prepared]) -> None:
+        raise DeviceLost("gone")
+
+    def utilisation(self) -> float:
+        return 0.5
+
+
+@pytest.mark.parametrize("at_check", [False, True])
+def test_a_lost_device_is_told_and_makes_the_replica_unhealthy(at_check: bool) -> None:
+    async def run() -> None:
+        heard, lost = Heard(), []
+        engine = Dying(at_check=at_check)
+        model = VisionModel("sim", simulated(), engine, observer=heard, on_lost=lambda: lost.append(True))
+        model.reconfigure({"batch_wait_s": 0.0})
+        await model.status()
+        await asyncio.sleep(0.05)
+        if not at_check:
+            await model.check_health()
+            assert ("checked", 0.5) in heard.told
+            with pytest.raises(DeviceLost):
+                await model.describe(request())
+        with pytest.raises(DeviceLost):
+            await model.check_health()
+        assert (lost, heard.told[-1]) == ([True], ("unhealthy", 1))
 
     asyncio.run(run())
 
