@@ -43,7 +43,7 @@ format: $(READY_TO_WORK) ## rewrite the code as `make lint` wants it
 	@$(BIN)/ruff check --fix .
 
 test: $(READY_TO_WORK) ## every test that needs no GPU
-	@$(BIN)/python -m pytest --durations=20 -m 'not chaos and not gpu' -n 2 --dist loadgroup --no-loadscope-reorder
+	@$(BIN)/python -m pytest --durations=20 -m 'not chaos and not gpu' -n 2 --dist loadscope --no-loadscope-reorder
 
 test-chaos: $(READY_TO_WORK) ## the tests that break things on purpose and take minutes
 	@$(BIN)/python -m pytest -m chaos

@@ -1,9 +1,10 @@
 import os
 import tempfile
-from pathlib import Path
 
 import pytest
 from hypothesis import settings
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
 # The machine is shared and noisy: a slow example is no failure.
 settings.register_profile("vidray", deadline=None, max_examples=200, derandomize=True)
@@ -15,19 +16,23 @@ os.environ.setdefault("HF_HOME", os.path.expanduser("~/.cache/huggingface"))
 # What commands remember of earlier runs is a user's, and not of tests.
 os.environ["XDG_CACHE_HOME"] = _CACHE.name
 
-_TESTS = Path(__file__).parent
-_WITH_RAY = ("serve", "chaos")
+
+class _OneCluster(LoadScopeScheduling):  # type: ignore[misc]
+    """One of pytest-xdist's processes runs all tests with Ray, which share a cluster, the others the rest by file."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        path = nodeid.partition("::")[0]
+        return "with Ray" if _needs_ray(path) else path
+
+
+def _needs_ray(path: str) -> bool:
+    return path.startswith(("tests/serve/", "tests/chaos/"))
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling:
+    return _OneCluster(config, log)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Have one of pytest-xdist's processes run all tests with Ray, which share a cluster, and first: they take longest.
-
-    The others run the rest, file by file.
-    """
-
-    def needs_ray(item: pytest.Item) -> bool:
-        return item.path.relative_to(_TESTS).parts[0] in _WITH_RAY
-
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group("ray" if needs_ray(item) else str(item.path.relative_to(_TESTS))))
-    items.sort(key=needs_ray, reverse=True)
+    """Begin with the tests that take longest."""
+    items.sort(key=lambda item: _needs_ray(item.nodeid), reverse=True)
