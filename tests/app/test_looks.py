@@ -18,6 +18,7 @@ from serve_app.analyses.journal import Event, Journal
 from serve_app.analyses.service import Analyses
 from serve_app.files import Files
 from serve_app.principal import Principal, Role
+from tests.app.analysis_house import until
 from tests.app.made_up import COVERAGE, MODEL, Analysis
 
 pytestmark = pytest.mark.timeout(60)
@@ -199,10 +200,10 @@ def test_a_watcher_with_an_id_from_nowhere_harms_nobody(play: Play, monkeypatch:
         await one.begin()
         service = gateway(store)
         far = asyncio.create_task(ids(service.events(ANN, one.id, after=2**52)))
+        await until(lambda: service.watchers == 1)
         await asyncio.sleep(0.05)
         near = asyncio.create_task(ids(service.events(ANN, one.id, after=0)))
-        await asyncio.sleep(0.05)
-        assert service.watchers == 2
+        await until(lambda: service.watchers == 2)
         await one.describe(range(5))
         await one.end()
         async with asyncio.timeout(5):

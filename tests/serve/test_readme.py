@@ -30,8 +30,9 @@ def blocks() -> list[str]:
 
 
 def inline(command: str) -> list[str]:
-    """Return the commands of that name within README's text and tables."""
-    return re.findall(rf"`({command} [^`]+)`", (ROOT / "README.md").read_text())
+    """Return the commands of that name within README's text and tables, not those within what is printed."""
+    text = re.sub(r"(?ms)^```.*?^```$", "", (ROOT / "README.md").read_text())
+    return re.findall(rf"`({command} [^`]+)`", text)
 
 
 @pytest.fixture(scope="module")
