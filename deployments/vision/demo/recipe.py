@@ -41,3 +41,7 @@ class Recipe:
         if share < _WARM_UP:
             return self.peak_rate * share / _WARM_UP
         return self.peak_rate * (1 - share) / (1 - _WARM_UP)
+
+
+DEMO = Recipe(steps=6600, vision_steps=3500, coarse_from=4800, pairs=64, questions=3, peak_rate=2e-3, seed=0)
+"""What the shipped checkpoint was made by."""

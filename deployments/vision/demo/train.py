@@ -1,4 +1,4 @@
-"""Train the demo checkpoint: `python -m deployments.vision.demo.train --out DIR --steps N [--resume]`."""
+"""Train the demo checkpoint: `python -m deployments.vision.demo.train --out DIR [--resume]`."""
 
 import argparse
 import csv
@@ -12,7 +12,7 @@ import torch
 from transformers.utils import logging
 
 from deployments.vision.demo.patch_init import whiten_patch_embedding
-from deployments.vision.demo.recipe import Recipe
+from deployments.vision.demo.recipe import DEMO, Recipe
 from deployments.vision.demo.trainer import Trainer
 
 STATE_FOLDER = Path("build/demo-model")
@@ -54,30 +54,25 @@ def main() -> None:
     """Parse the command line and train."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder for the checkpoint")
-    parser.add_argument("--steps", type=int, required=True, help="the last step; a resumed run counts on")
-    parser.add_argument("--vision-steps", type=int, default=3600, help="steps that train the vision tower alone")
-    parser.add_argument("--coarse-from", type=int, help="the first step that learns with NF4 weights; default: none")
-    parser.add_argument("--pairs", type=int, default=64, help="frame pairs in a batch")
-    parser.add_argument("--questions", type=int, default=2, help="questions about a clip beside its description")
-    parser.add_argument("--rate", type=float, default=2e-3, help="peak learning rate")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--steps", type=int, default=DEMO.steps, help="the last step; a resumed run counts on")
+    parser.add_argument("--vision-steps", type=int, default=DEMO.vision_steps, help="steps that train the tower alone")
+    parser.add_argument("--coarse-from", type=int, default=DEMO.coarse_from, help="the first step with NF4 weights")
+    parser.add_argument("--pairs", type=int, default=DEMO.pairs, help="frame pairs in a batch")
+    parser.add_argument("--questions", type=int, default=DEMO.questions, help="questions a clip beside its description")
+    parser.add_argument("--rate", type=float, default=DEMO.peak_rate, help="peak learning rate")
+    parser.add_argument("--seed", type=int, default=DEMO.seed)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--state", type=Path, default=STATE_FOLDER, help="folder for what --resume needs")
     parser.add_argument("--resume", action="store_true", help="go on where the last run stopped, if there was one")
-    parser.add_argument("--start-from", type=Path, help="a checkpoint whose weights to start from")
-    parser.add_argument("--start-step", type=int, default=0, help="the first step of a run with --start-from")
     args = parser.parse_args()
     logging.disable_progress_bar()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the process that draws ends, too
     torch.set_num_threads(args.threads)
-    coarse_from = args.steps + 1 if args.coarse_from is None else args.coarse_from
     trainer = Trainer(
-        Recipe(args.steps, args.vision_steps, coarse_from, args.pairs, args.questions, args.rate, args.seed)
+        Recipe(args.steps, args.vision_steps, args.coarse_from, args.pairs, args.questions, args.rate, args.seed)
     )
     if args.resume and (args.state / "state.pt").exists():
         trainer.resume(args.state / "state.pt")
-    elif args.start_from:
-        trainer.start_from(args.start_from, args.start_step)
     else:
         whiten_patch_embedding(trainer.model, np.random.default_rng([args.seed, 2**32 - 1]))
     try:

@@ -144,14 +144,6 @@ class Trainer:
         self.step = saved["step"]
         self.first_step = saved["first_step"] if saved["last_step"] == self.recipe.steps else self.step
 
-    def start_from(self, checkpoint: Path, step: int) -> None:
-        """Start at `step` from a checkpoint's weights alone, as far as they fit; the rest stays as drawn."""
-        weights = Qwen2_5_VLForConditionalGeneration.from_pretrained(checkpoint, dtype=torch.float32).state_dict()
-        own = self.model.state_dict()
-        fitting = {name: weight for name, weight in weights.items() if name in own and weight.shape == own[name].shape}
-        self.model.load_state_dict(fitting, strict=False)
-        self.step = self.first_step = step
-
     def close(self) -> None:
         """End the process that draws."""
         self._drawer.shutdown(cancel_futures=True)

@@ -1,4 +1,4 @@
-"""The trainer: a run resumes where it stopped, starts from weights alone, and leaves a curve to look at."""
+"""The trainer: a run resumes where it stopped, and leaves a curve to look at."""
 
 import sys
 from collections.abc import Iterator
@@ -36,18 +36,6 @@ def test_a_resumed_run_continues_where_it_stopped(trainers: list[Trainer], tmp_p
     assert [resumed.train_step() for _ in range(2)] == [pytest.approx(loss, rel=1e-3) for loss in losses[1:]]
     assert "answer" in losses[-1]
     assert "answer" not in losses[0]
-
-
-def test_a_run_starts_from_weights_alone(trainers: list[Trainer], tmp_path: Path) -> None:
-    taught, fresh = trainers
-    with torch.no_grad():
-        for weight in taught.model.parameters():
-            weight.add_(0.01)
-    taught.save(tmp_path / "checkpoint", tmp_path / "state.pt")
-    fresh.start_from(tmp_path / "checkpoint", 2)
-    assert (fresh.step, fresh.first_step) == (2, 2)
-    for name, weight in taught.model.state_dict().items():
-        assert torch.equal(fresh.model.state_dict()[name], weight), name
 
 
 def test_a_run_leaves_its_curve(trainers: list[Trainer], tmp_path: Path) -> None:
