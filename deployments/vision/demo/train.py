@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from transformers.utils import logging
 
+from deployments.native_heap import keep_every_block
 from deployments.vision.demo.patch_init import whiten_patch_embedding
 from deployments.vision.demo.recipe import DEMO, Recipe
 from deployments.vision.demo.trainer import Trainer
@@ -65,6 +66,7 @@ def main() -> None:
     parser.add_argument("--state", type=Path, default=STATE_FOLDER, help="folder for what --resume needs")
     parser.add_argument("--resume", action="store_true", help="go on where the last run stopped, if there was one")
     args = parser.parse_args()
+    keep_every_block()
     logging.disable_progress_bar()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the process that draws ends, too
     torch.set_num_threads(args.threads)
