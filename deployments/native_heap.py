@@ -21,9 +21,7 @@ def return_large_blocks() -> None:
     glibc raises that bound to the largest block freed so far, frames and indexes among them, and then keeps such
     blocks as holes in its heap. Other C libraries are left as they are.
     """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        mallopt(_MMAP_THRESHOLD, _LARGE_BYTES)
+    _set({_MMAP_THRESHOLD: _LARGE_BYTES})
 
 
 def keep_large_blocks() -> None:
@@ -31,10 +29,7 @@ def keep_large_blocks() -> None:
 
     A model on a CPU needs the same ones again in each step: with fresh pages every time a clip took 13 % longer.
     """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        mallopt(_MMAP_THRESHOLD, _LARGEST_KEPT_BYTES)
-        mallopt(_TRIM_THRESHOLD, 2 * _LARGEST_KEPT_BYTES)
+    _set({_MMAP_THRESHOLD: _LARGEST_KEPT_BYTES, _TRIM_THRESHOLD: 2 * _LARGEST_KEPT_BYTES})
 
 
 def keep_every_block() -> None:
@@ -43,18 +38,13 @@ def keep_every_block() -> None:
     A training step frees gigabytes and needs them again in the next one: with fresh pages every time, a quarter of its
     time was the kernel's.
     """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        mallopt(_MMAP_MAX, 0)
-        mallopt(_TRIM_THRESHOLD, 2**31 - 1)  # the most that mallopt's int holds
-        mallopt(_TOP_PAD, 256 * 2**20)
+    # 2**31 - 1 is the most that mallopt's int holds
+    _set({_MMAP_MAX: 0, _TRIM_THRESHOLD: 2**31 - 1, _TOP_PAD: 256 * 2**20})
 
 
 def share_arenas(most: int) -> None:
     """From now on, let all threads allocate from at most `most` heaps: each keeps what was freed in it to itself."""
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        mallopt(_ARENA_MAX, most)
+    _set({_ARENA_MAX: most})
 
 
 def return_free_pages() -> None:
@@ -62,3 +52,11 @@ def return_free_pages() -> None:
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)
+
+
+def _set(options: dict[int, int]) -> None:
+    """Set glibc's options; other C libraries have none."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        for option, value in options.items():
+            mallopt(option, value)

@@ -39,10 +39,15 @@ class _Bar(Shown):
         self._console = Console(stderr=True, highlight=False)
         self._progress = clip_progress(self._console, self._left_s, transient=True)
         self._task = self._progress.add_task("starting", total=None)
+        self._until_s: float | None = None
+        """When it is over by what was told last."""
+
+    def _expect(self, left_s: float | None) -> None:
+        self._until_s = None if left_s is None else time.monotonic() + left_s
 
     def _left_s(self) -> float | None:
         """Return how long it takes from now, None while that is not known."""
-        raise NotImplementedError
+        return None if self._until_s is None else self._until_s - time.monotonic()
 
     def _clip(self, clip: Mapping[str, Any]) -> None:
         """Say what became of a clip, as results have it."""
@@ -77,24 +82,19 @@ class TerminalWatcher(_Bar):
     def __init__(self) -> None:
         super().__init__()
         self._moments = Moments()
-        self._until_s: float | None = None
-        """When it is over by what was expected."""
         self._left = 0
         """Clips that have no outcome."""
 
     def _left_s(self) -> float | None:
-        now_s = time.monotonic()
-        clip_s = self._moments.clip_s(now_s)
-        if clip_s is not None:
-            return self._left * clip_s
-        return None if self._until_s is None else self._until_s - now_s
+        clip_s = self._moments.clip_s(time.monotonic())
+        return super()._left_s() if clip_s is None else self._left * clip_s
 
     def stage(self, text: str) -> None:
         self._progress.update(self._task, description=_quoted(text))
 
     def expected(self, clips: int, left_s: float | None) -> None:
         self._progress.update(self._task, total=clips)
-        self._until_s = None if left_s is None else time.monotonic() + left_s
+        self._expect(left_s)
 
     def planned(self, analysis: "Analysis") -> None:
         self._say(
@@ -120,16 +120,12 @@ class EventWatcher(_Bar):
     def __init__(self) -> None:
         super().__init__()
         self._done = 0
-        self._until_s: float | None = None
-
-    def _left_s(self) -> float | None:
-        return None if self._until_s is None else self._until_s - time.monotonic()
 
     def progress(self, analysis: Mapping[str, Any]) -> None:
         """Take how far it is: the answer of `GET /v1/analyses/{id}`."""
         progress = analysis["progress"]
         self._progress.update(self._task, description=_quoted(analysis["state"]), total=progress["clips_total"])
-        self._until_s = None if progress["eta_s"] is None else time.monotonic() + progress["eta_s"]
+        self._expect(progress["eta_s"])
 
     def event(self, kind: str, event: Mapping[str, Any]) -> None:
         if kind == "clip":

@@ -37,6 +37,14 @@ def start(page: Page) -> None:
     page.get_by_role("button", name="Describe the video").click()
 
 
+def open_described(page: Page, served: Served, video: Path, **options: object) -> str:
+    """Have a video described to its end, and open the page on it; return the analysis's id."""
+    analysis = served.analyse(video, **options)
+    served.ended(analysis)
+    page.goto(f"{served.url}/#{analysis}")
+    return analysis
+
+
 def captions(page: Page) -> list[str]:
     return page.locator("#captions li").all_text_contents()
 
@@ -84,9 +92,7 @@ def test_a_caption_an_event_and_a_citation_seek_the_player_and_the_played_clip_i
     page: Page, served: Served, video: Path
 ) -> None:
     served.services.model.events = '[{"time_s": 1.0, "event": "a circle", "object": "pink circle"}]'
-    analysis = served.analyse(video, clip_duration_s=2, events=["a circle"])
-    served.ended(analysis)
-    page.goto(f"{served.url}/#{analysis}")
+    open_described(page, served, video, clip_duration_s=2, events=["a circle"])
     page.get_by_role("button", name="0:04 – 0:06", exact=True).first.click()
     assert at_s(page) == pytest.approx(4.0, abs=0.05)
     expect(page.locator("#captions li[aria-current]")).to_contain_text("A blue circle moves left.")
@@ -109,9 +115,7 @@ def test_a_caption_an_event_and_a_citation_seek_the_player_and_the_played_clip_i
 
 
 def test_a_search_leaves_the_captions_that_hold_the_words(page: Page, served: Served, video: Path) -> None:
-    analysis = served.analyse(video, clip_duration_s=2)
-    served.ended(analysis)
-    page.goto(f"{served.url}/#{analysis}")
+    open_described(page, served, video, clip_duration_s=2)
     expect(page.locator("#captions li")).to_have_count(6)
     page.get_by_label("Search").fill("PINK")
     expect(page.locator("#found")).to_have_text("1 of 6")
@@ -122,9 +126,7 @@ def test_a_search_leaves_the_captions_that_hold_the_words(page: Page, served: Se
 
 def test_a_failed_clip_says_why_and_is_described_at_the_second_try(page: Page, served: Served, video: Path) -> None:
     served.services.model.bad = {4.0}
-    analysis = served.analyse(video, clip_duration_s=2)
-    served.ended(analysis)
-    page.goto(f"{served.url}/#{analysis}")
+    open_described(page, served, video, clip_duration_s=2)
     expect(page.locator("#failed")).to_contain_text("1 clip without a caption")
     expect(page.locator("#failed li")).to_have_text("0:04 – 0:06 not this one (clip_rejected)")
     expect(page.locator("#coverage")).to_have_attribute("aria-label", "5 clips described here, 1 clip failed")
@@ -187,9 +189,7 @@ def with_text(route: Route, old: str, new: str) -> None:
 
 
 def test_what_is_exported_is_the_service_s_own_file(page: Page, served: Served, video: Path) -> None:
-    analysis = served.analyse(video, clip_duration_s=2)
-    served.ended(analysis)
-    page.goto(f"{served.url}/#{analysis}")
+    open_described(page, served, video, clip_duration_s=2)
     with page.expect_download() as caught:
         page.get_by_role("button", name="VTT").click()
     assert caught.value.suggested_filename == "film.webm.vtt"
@@ -197,9 +197,7 @@ def test_what_is_exported_is_the_service_s_own_file(page: Page, served: Served, 
 
 
 def test_everything_is_reached_by_the_keyboard(page: Page, served: Served, video: Path) -> None:
-    analysis = served.analyse(video, clip_duration_s=2)
-    served.ended(analysis)
-    page.goto(f"{served.url}/#{analysis}")
+    open_described(page, served, video, clip_duration_s=2)
     expect(page.locator("#captions li")).to_have_count(6)
     expect(page.locator("#failed")).to_have_text("")
     reached = set()
@@ -217,9 +215,7 @@ def test_everything_is_reached_by_the_keyboard(page: Page, served: Served, video
 def test_an_analysis_is_removed_when_that_is_confirmed(
     page: Page, answers: list[bool], served: Served, video: Path
 ) -> None:
-    analysis = served.analyse(video, clip_duration_s=2)
-    served.ended(analysis)
-    page.goto(f"{served.url}/#{analysis}")
+    open_described(page, served, video, clip_duration_s=2)
     answers += [False, True]
     page.get_by_role("button", name="Remove").click()
     expect(page.locator("#seen")).to_be_visible()
@@ -311,9 +307,7 @@ def test_an_upload_whose_last_answer_was_lost_is_not_sent_again(page: Page, serv
 
 
 def test_an_address_of_nothing_leaves_nothing_of_the_analysis_before(page: Page, served: Served, video: Path) -> None:
-    analysis = served.analyse(video, clip_duration_s=2)
-    served.ended(analysis)
-    page.goto(f"{served.url}/#{analysis}")
+    analysis = open_described(page, served, video, clip_duration_s=2)
     expect(page.locator("#captions li")).to_have_count(6)
     page.get_by_text("Skip to the captions").focus()
     page.keyboard.press("Enter")
@@ -390,9 +384,7 @@ def test_what_was_known_before_is_told_apart_in_the_coverage(page: Page, served:
 
 def test_what_a_model_outside_saw_is_told_apart_in_the_coverage(page: Page, served: Served, video: Path) -> None:
     served.services.model.outside = {2.0, 8.0}
-    analysis = served.analyse(video, clip_duration_s=2)
-    served.ended(analysis)
-    page.goto(f"{served.url}/#{analysis}")
+    open_described(page, served, video, clip_duration_s=2)
     told = "4 clips described here, 2 clips described by a model outside"
     expect(page.locator("#coverage")).to_have_attribute("aria-label", told)
     expect(page.locator("#coverage .outside")).to_have_text("2")
@@ -444,9 +436,7 @@ def test_the_service_s_state_is_shown_with_its_alerts(page: Page, served: Served
 
 
 def test_the_played_clip_is_marked_while_the_video_plays(page: Page, served: Served, video: Path) -> None:
-    analysis = served.analyse(video, clip_duration_s=2)
-    served.ended(analysis)
-    page.goto(f"{served.url}/#{analysis}")
+    open_described(page, served, video, clip_duration_s=2)
     expect(page.locator("#captions li")).to_have_count(6)
     page.locator("#player").evaluate(
         "(player) => { Object.assign(player, { muted: true, playbackRate: 4 }); return player.play(); }"
@@ -456,9 +446,7 @@ def test_the_played_clip_is_marked_while_the_video_plays(page: Page, served: Ser
 
 
 def test_the_thumbnails_of_a_long_video_are_spread_over_all_of_it(page: Page, served: Served, long_video: Path) -> None:
-    analysis = served.analyse(long_video, clip_duration_s=0.1)
-    served.ended(analysis)
-    page.goto(f"{served.url}/#{analysis}")
+    open_described(page, served, long_video, clip_duration_s=0.1)
     expect(page.locator("#captions li")).to_have_count(130)
     expect(page.locator("#strip button")).to_have_count(44)  # every third
     expect(page.locator("#strip button").last).to_have_attribute("data-index", "129")
@@ -505,9 +493,7 @@ def test_a_video_that_cannot_be_played_says_why(
 
 def test_another_try_leaves_player_and_search_where_they_are(page: Page, served: Served, video: Path) -> None:
     served.services.model.bad = {4.0}
-    analysis = served.analyse(video, clip_duration_s=2)
-    served.ended(analysis)
-    page.goto(f"{served.url}/#{analysis}")
+    open_described(page, served, video, clip_duration_s=2)
     expect(page.locator("#failed li")).to_have_count(1)
     page.get_by_role("button", name="0:08 – 0:10", exact=True).first.click()
     page.get_by_label("Search").fill("circle")
@@ -551,9 +537,7 @@ def test_who_looks_at_older_analyses_sees_what_becomes_of_the_latest(page: Page,
 
 
 def test_a_question_that_is_being_composed_is_not_sent(page: Page, served: Served, video: Path) -> None:
-    analysis = served.analyse(video, clip_duration_s=2)
-    served.ended(analysis)
-    page.goto(f"{served.url}/#{analysis}")
+    open_described(page, served, video, clip_duration_s=2)
     question = page.get_by_label("Question")
     question.fill("いつ")
     question.dispatch_event("keydown", {"key": "Enter", "isComposing": True, "bubbles": True})
@@ -581,9 +565,7 @@ class Slow:
 def test_an_answer_is_shown_as_it_is_written(page: Page, served: Served, video: Path) -> None:
     slow = Slow()
     served.services.talk_by({EXTRACTIVE: slow}, ChatSettings())
-    analysis = served.analyse(video, clip_duration_s=2)
-    served.ended(analysis)
-    page.goto(f"{served.url}/#{analysis}")
+    open_described(page, served, video, clip_duration_s=2)
     page.get_by_label("Question").fill("What comes first?")
     page.get_by_role("button", name="Ask").click()
     answer = page.locator("#chat .assistant")
@@ -601,9 +583,7 @@ def test_an_answer_is_shown_as_it_is_written(page: Page, served: Served, video: 
 def test_an_answer_that_is_cut_says_so_and_its_question_can_be_asked_again(
     page: Page, served: Served, video: Path
 ) -> None:
-    analysis = served.analyse(video, clip_duration_s=2)
-    served.ended(analysis)
-    page.goto(f"{served.url}/#{analysis}")
+    open_described(page, served, video, clip_duration_s=2)
     chunk = json.dumps({"choices": [{"delta": {"content": "Half of an"}}]})
 
     def cut(route: Route) -> None:

@@ -96,9 +96,9 @@ def load_checkpoint(
             output_loading_info=True,
             **revision,
         )
+    except torch.OutOfMemoryError:
+        raise
     except (OSError, ValueError, RuntimeError, ImportError, KeyError, SafetensorError) as error:
-        if isinstance(error, torch.OutOfMemoryError):
-            raise
         wanted = "directory with" if local else "directory or hub id of"
         raise ModelLoadFailed(
             f"checkpoint must be a {wanted} a Qwen2.5-VL model in safetensors, got {type(error).__name__}"
