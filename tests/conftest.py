@@ -29,6 +29,7 @@ def _needs_ray(path: str) -> bool:
     return path.startswith(("tests/serve/", "tests/chaos/"))
 
 
+@pytest.hookimpl(optionalhook=True)  # of a plugin that may be off
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling:
     return _OneCluster(config, log)
 

@@ -17,7 +17,7 @@ const chat = new Chat(seek);
 const player = new Player((second) => captions.at(second));
 const strip = new Strip(byId("strip"), seek);
 let looking = new AbortController();
-let followed = null; // the analysis that has been followed to its end
+let followed = null; // the analysis that has been followed to its end, and the attempt that brought it there
 let uploading = null;
 
 function say(text) {
@@ -261,6 +261,7 @@ async function watch(path, analysis, signal) {
     show();
   };
   let drawn = 0;
+  let end;
   const tell = async (type, event) => {
     if (type === "clip") {
       captions.add(event);
@@ -274,6 +275,7 @@ async function watch(path, analysis, signal) {
     }
     if (type === "summary") showSummary(event);
     if (type === "progress") analysis.progress.clips_total = event.clips_total; // the clips that follow at once need it
+    if (type === "done") end = event.attempt;
     if (type === "progress" || type === "done") await look();
   };
   const ticking = setInterval(() => document.hidden || ENDED.includes(analysis.state) || look(), 2000);
@@ -283,7 +285,7 @@ async function watch(path, analysis, signal) {
     clearInterval(ticking);
   }
   if (signal.aborted) return;
-  followed = analysis.id;
+  followed = { id: analysis.id, attempt: end };
   await look();
   await listAnalyses();
 }
@@ -320,9 +322,10 @@ function showState(path, analysis) {
 /** Follow once more what was followed to its end, if somebody has it tried again; player and chat stay as they are. */
 async function followAgain() {
   const { signal } = looking;
-  const path = `/v1/analyses/${encodeURIComponent(followed)}`;
+  const path = `/v1/analyses/${encodeURIComponent(followed.id)}`;
   const analysis = await call(path, { signal });
-  if (signal.aborted || !followed || ENDED.includes(analysis.state)) return;
+  // Another try may be over before it is looked at.
+  if (signal.aborted || !followed || (ENDED.includes(analysis.state) && analysis.attempt === followed.attempt)) return;
   followed = null;
   await tried(() => watch(path, analysis, signal));
 }

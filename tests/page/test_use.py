@@ -5,6 +5,7 @@ import base64
 import json
 import re
 import threading
+import time
 from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any
@@ -503,6 +504,26 @@ def test_another_try_leaves_player_and_search_where_they_are(page: Page, served:
     expect(page.locator("#captions li")).to_have_count(6)
     expect(page.locator("#found")).to_have_text("6 of 6")
     assert at_s(page) == pytest.approx(8.0, abs=0.05)
+
+
+def test_another_try_that_is_over_before_the_page_looks_is_shown(page: Page, served: Served, video: Path) -> None:
+    served.services.model.bad = {4.0}
+    analysis = open_described(page, served, video, clip_duration_s=2)
+    expect(page.locator("#failed li")).to_have_count(1)
+    expect(page.locator("#state")).to_have_text("partial: 6 of 6 clips")
+    served.services.model.bad = set()
+
+    def answer_late(route: Route) -> None:
+        answer = route.fetch()
+        while httpx2.get(f"{served.url}/v1/analyses/{analysis}").json()["state"] != "completed":
+            time.sleep(0.05)
+        route.fulfill(response=answer)
+
+    page.route("**/retry", answer_late)
+    page.get_by_role("button", name="Try failed clips again").click()
+    expect(page.locator("#state")).to_have_text("completed: 6 of 6 clips")
+    expect(page.locator("#failed li")).to_have_count(0)
+    expect(page.locator("#captions li")).to_have_count(6)
 
 
 def test_an_analysis_that_is_opened_while_the_service_is_away_comes_with_it(

@@ -9,7 +9,7 @@ from tests.ray_cluster import Cluster, simulated_config
 
 
 def test_the_app_is_ready_once_its_model_is_loaded_and_lists_it(cluster: Cluster) -> None:
-    cluster.restart_app(simulated_config(load_s=2.0))
+    cluster.restart_app(simulated_config(load_s=10.0))
     url = f"http://127.0.0.1:{cluster.http_port}"
     assert httpx2.get(f"{url}/livez").status_code == 200
     early = httpx2.get(f"{url}/readyz")
