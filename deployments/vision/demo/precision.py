@@ -41,26 +41,40 @@ class Float32Muon(torch.optim.Muon):
         if closure is not None:
             raise ValueError(f"closure must be None, got {closure!r}")
         for group in self.param_groups:
+            alike: dict[tuple[int, int], list[torch.Tensor]] = {}
             for weight in group["params"]:
                 if weight.grad is not None:
-                    self._move(weight, weight.grad, group)
+                    alike.setdefault(tuple(weight.shape), []).append(weight)
+            for weights in alike.values():
+                self._move(weights, group)
 
-    def _move(self, weight: torch.Tensor, grad: torch.Tensor, group: dict[str, Any]) -> None:
-        state, momentum = self.state[weight], group["momentum"]
-        mean = state.setdefault("momentum_buffer", torch.zeros_like(weight))
+    def _move(self, weights: list[torch.Tensor], group: dict[str, Any]) -> None:
+        """Move weights of one shape, which are too small to be worth a product each."""
+        ahead = torch.stack([self._ahead(weight, group) for weight in weights])
+        ways = _orthogonal(ahead, group["ns_coefficients"], group["ns_steps"], group["eps"])
+        for weight, way in zip(weights, ways, strict=True):
+            weight.mul_(1 - group["lr"] * group["weight_decay"])
+            weight.add_(way, alpha=-0.2 * group["lr"] * math.sqrt(max(weight.shape)))
+
+    def _ahead(self, weight: torch.Tensor, group: dict[str, Any]) -> torch.Tensor:
+        """Take the gradient into the weight's momentum; return what the step follows."""
+        grad, momentum = weight.grad, group["momentum"]
+        assert grad is not None
+        mean: torch.Tensor = self.state[weight].setdefault("momentum_buffer", torch.zeros_like(weight))
         mean.lerp_(grad, 1 - momentum)
-        ahead = grad.lerp(mean, momentum) if group["nesterov"] else mean
-        way = _orthogonal(ahead, group["ns_coefficients"], group["ns_steps"], group["eps"])
-        weight.mul_(1 - group["lr"] * group["weight_decay"])
-        weight.add_(way, alpha=-0.2 * group["lr"] * math.sqrt(max(weight.shape)))
+        return grad.lerp(mean, momentum) if group["nesterov"] else mean
 
 
-def _orthogonal(matrix: torch.Tensor, factors: tuple[float, float, float], steps: int, eps: float) -> torch.Tensor:
-    """Return about the orthogonal matrix next to this one, by Newton-Schulz steps (Jordan et al., Muon, 2024)."""
-    tall = matrix.shape[0] > matrix.shape[1]
-    near: torch.Tensor = (matrix.T if tall else matrix) / matrix.norm().clamp(min=eps)
+def _orthogonal(matrices: torch.Tensor, factors: tuple[float, float, float], steps: int, eps: float) -> torch.Tensor:
+    """Return about the orthogonal matrix next to each (n, rows, columns), by Newton-Schulz steps.
+
+    Jordan et al., Muon, 2024: X <- a X + (b A + c A A) X with A = X X^T, from X of norm 1.
+    """
+    tall = matrices.shape[1] > matrices.shape[2]
+    near = matrices.mT if tall else matrices
+    near = near / near.norm(dim=(1, 2), keepdim=True).clamp(min=eps)
     first, second, third = factors
     for _ in range(steps):
-        square = near @ near.T
-        near = first * near + (second * square + third * square @ square) @ near
-    return near.T if tall else near
+        square = near @ near.mT
+        near = torch.baddbmm(near, torch.baddbmm(square, square, square, beta=second, alpha=third), near, beta=first)
+    return near.mT if tall else near

@@ -10,18 +10,19 @@ from deployments.vision.demo.precision import Float32Muon, quick_dtype
 @pytest.mark.parametrize("shape", [(24, 40), (40, 24)])
 def test_a_step_in_float32_is_torch_s_own_but_for_its_rounding(shape: tuple[int, int]) -> None:
     draw = torch.Generator().manual_seed(0)
-    start = torch.randn(shape, generator=draw)
-    grads = [torch.randn(shape, generator=draw) for _ in range(3)]
+    starts = torch.randn(2, *shape, generator=draw)
+    grads = torch.randn(3, 2, *shape, generator=draw)
     ends = []
     for muon in (torch.optim.Muon, Float32Muon):
-        weight = torch.nn.Parameter(start.clone())
-        optimizer = muon([weight], lr=0.02, weight_decay=0.01, adjust_lr_fn="match_rms_adamw")
-        for grad in grads:
-            weight.grad = grad.clone()
+        weights = [torch.nn.Parameter(start.clone()) for start in starts]
+        optimizer = muon(weights, lr=0.02, weight_decay=0.01, adjust_lr_fn="match_rms_adamw")
+        for grads_now in grads:
+            for weight, grad in zip(weights, grads_now, strict=True):
+                weight.grad = grad.clone()
             optimizer.step()
-        ends.append(weight.detach() - start)
-    torchs, ours = ends
-    assert (ours - torchs).norm() < 0.02 * torchs.norm()
+        ends.append([weight.detach() - start for weight, start in zip(weights, starts, strict=True)])
+    for torchs, ours in zip(*ends, strict=True):
+        assert (ours - torchs).norm() < 0.02 * torchs.norm()
 
 
 def test_a_state_of_either_goes_on_with_the_other() -> None:
