@@ -62,11 +62,18 @@ class Peers:
         )
 
     def pipeline(self, requests: Sequence[DescribeRequest], batch_clips: int) -> list[str]:
-        """transformers' pipeline on clips of one frame, all answers as long as the first one's."""
+        """transformers' pipeline, all answers as long as the first one's; a clip is its frames as pictures to it."""
         asked: Any = [
-            [{"role": "user", "content": [{"type": "image", "image": picture}, {"type": "text", "text": one.prompt}]}]
+            [
+                {
+                    "role": "user",
+                    "content": [
+                        *({"type": "image", "image": Image.fromarray(frame)} for frame in one.frames.frames),
+                        {"type": "text", "text": one.prompt},
+                    ],
+                }
+            ]
             for one in requests
-            for picture in map(Image.fromarray, one.frames.frames)
         ]
         arguments = {"max_new_tokens": requests[0].options.max_tokens, "do_sample": False}
         with warnings.catch_warnings():

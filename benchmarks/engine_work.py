@@ -38,7 +38,7 @@ class Model:
 def models_to_measure() -> list[Model]:
     return [
         Model("demo", endless_demo(), clips=64, repeats=3),
-        Model("random 0.2B", random_model(), clips=32, repeats=1),
+        Model("random 0.2B", random_model(), clips=32, repeats=2),
     ]
 
 

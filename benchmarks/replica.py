@@ -9,8 +9,9 @@ import multiprocessing
 import os
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 
 from benchmarks.engine_peers import Peers
 from benchmarks.engine_work import (
@@ -27,6 +28,7 @@ from benchmarks.engine_work import (
 from benchmarks.model_app import model_app
 from benchmarks.results_file import Bar, write_result
 from deployments.contracts import DescribeRequest
+from deployments.settings import VisionSettings
 from deployments.vision.client import VisionClient, wait_for_model
 from deployments.vision.deployment import VisionModel
 from deployments.vision.qwen.engine import TransformersEngine
@@ -57,46 +59,54 @@ async def _lone(model: Model, requests: Sequence[DescribeRequest]) -> float:
     return statistics.median(ours) / statistics.median(plain)
 
 
-def served(model: Model, engine: TransformersEngine, requests: Sequence[DescribeRequest]) -> float:
-    """Return what share of the bare engine's speed the deployment takes, at saturation.
+def served(
+    settings: VisionSettings, requests: Sequence[DescribeRequest], rounds: int, bare: Callable[[], object]
+) -> tuple[float, float]:
+    """Return the median seconds of all clips through the deployment, at saturation, and of `bare`, in turns.
 
     So many clips wait at it that the beginning and the end of a run, when the engine is not full, weigh little.
     """
-    requests = [*requests] * SATURATION
     # Ray gives a replica's PyTorch as many threads as CPUs.
     cores = {"num_cpus": len(os.sched_getaffinity(0))}
-    config = model_app("engine", model.settings(), ray_actor_options=cores, max_ongoing_requests=2 * len(requests))
+    config = model_app("engine", settings, ray_actor_options=cores, max_ongoing_requests=2 * len(requests))
 
     async def ask() -> list[tuple[float, float]]:
         client = VisionClient.connect("engine")
         await wait_for_model(client, deadline_s=120)
         await asyncio.gather(*(client.describe(request) for request in requests[:UNDER_WAY]))
         taken = []
-        for _ in range(model.repeats + 1):
+        for _ in range(rounds):
             begun_s = time.perf_counter()
             await asyncio.gather(*(client.describe(request) for request in requests))
             through_s = time.perf_counter() - begun_s
-            taken.append((through_s, timed(lambda: through(engine, requests))[0]))
+            taken.append((through_s, timed(bare)[0]))
         return taken
 
     with local_app(config, http=False):
         taken = asyncio.run(ask())
-    return 1 - statistics.median(bare for _, bare in taken) / statistics.median(whole for whole, _ in taken)
+    return statistics.median(whole for whole, _ in taken), statistics.median(alone for _, alone in taken)
 
 
 def main() -> None:
     """Measure, print the table, write benchmarks/results/replica.json."""
     figures: dict[str, dict[str, float]] = {}
+    nothing = VisionSettings.model_validate({"engine": "simulated", "simulated": {"frame_s": 0.0}})
     for model in models_to_measure():
         requests = clips(model.clips, FRAMES, varying=False)
+        waiting = [*requests] * SATURATION
         with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as fresh:
             # Where a second thread has computed before, PyTorch's pools of threads stand in each other's way.
             lone = fresh.submit(lone_latency, model, requests[:LONE_CLIPS]).result()
         engine = TransformersEngine(model.settings())
         engine.load()
+        whole_s, bare_s = served(model.settings(), waiting, model.repeats + 1, partial(through, engine, waiting))
+        called_s, _ = served(nothing, waiting, model.repeats + 1, lambda: None)
         figures[model.name] = {
             "a lone clip over a bare generate": lone,
-            "share of the engine's speed that the deployment takes": served(model, engine, requests),
+            "share of the engine's speed that the deployment takes": 1 - bare_s / whole_s,
+            "ms a clip, bare engine": 1000 * bare_s / len(waiting),
+            "ms a clip, deployment": 1000 * whole_s / len(waiting),
+            "ms a clip, deployment of an engine that does nothing": 1000 * called_s / len(waiting),
         }
         print(figures, flush=True)
     lone = max(row["a lone clip over a bare generate"] for row in figures.values())

@@ -40,8 +40,8 @@ _PROCESSOR = {
 
 def ask_vllm(
     python: Path, checkpoint: Path, cases: Mapping[str, "Sequence[DescribeRequest]"], repeats: int
-) -> dict[str, list[float]]:
-    """Return for each case the seconds that vLLM took for all of its clips at once, for each repeat."""
+) -> tuple[str, dict[str, list[float]]]:
+    """Return vLLM's version, and for each case the seconds that it took for all clips at once, for each repeat."""
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         for name, content in (
@@ -62,13 +62,13 @@ def ask_vllm(
             stdout=sys.stderr,
             check=True,
         )
-        taken: dict[str, list[float]] = json.loads((work / "seconds.json").read_text())
-    return taken
+        told = json.loads((work / "seconds.json").read_text())
+    return told["version"], told["taken_s"]
 
 
 def main(folder: str, prompt: str, repeats: str, *cases: str) -> None:
     """Measure and write `seconds.json` into the folder."""
-    from vllm import LLM, SamplingParams  # type: ignore[import-not-found]
+    from vllm import LLM, SamplingParams, __version__  # type: ignore[import-not-found]
 
     model = LLM(
         model=folder,
@@ -100,7 +100,7 @@ def main(folder: str, prompt: str, repeats: str, *cases: str) -> None:
             wrote = [len(answer.outputs[0].token_ids) for answer in answers]
             if wrote != lengths:
                 raise RuntimeError(f"expected answers of {lengths} tokens, got {wrote}")
-    (work / "seconds.json").write_text(json.dumps(taken))
+    (work / "seconds.json").write_text(json.dumps({"version": __version__, "taken_s": taken}))
 
 
 def _seen(frames: np.ndarray[Any, Any]) -> Any:

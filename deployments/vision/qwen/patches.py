@@ -33,13 +33,12 @@ def patchify(frames: torch.Tensor, dtype: torch.dtype = torch.float32) -> tuple[
         frames = torch.cat([frames, frames[-1:]])
     grid = (len(frames) // TEMPORAL_PATCH_SIZE, height // PATCH_SIZE, width // PATCH_SIZE)
 
-    mean = torch.tensor(_MEAN, device=frames.device, dtype=torch.float32) * 255
-    std = torch.tensor(_STD, device=frames.device, dtype=torch.float32) * 255
-    pixels = (frames.float() - mean) / std
     cells_h, cells_w = grid[1] // MERGE_SIZE, grid[2] // MERGE_SIZE
-    pixels = pixels.reshape(
+    pixels = frames.reshape(
         grid[0], TEMPORAL_PATCH_SIZE, cells_h, MERGE_SIZE, PATCH_SIZE, cells_w, MERGE_SIZE, PATCH_SIZE, channels
     )
-    # (t, frame, ch, mh, ph, cw, mw, pw, c) -> (t, ch, cw, mh, mw, c, frame, ph, pw)
-    rows = pixels.permute(0, 2, 5, 3, 6, 8, 1, 4, 7)
+    # (t, frame, ch, mh, ph, cw, mw, pw, c) -> (t, ch, cw, mh, mw, c, frame, ph, pw), moved as bytes, not as floats
+    rows = pixels.permute(0, 2, 5, 3, 6, 8, 1, 4, 7).contiguous().float()
+    mean, std = (torch.tensor(of, device=frames.device).view(channels, 1, 1, 1) * 255 for of in (_MEAN, _STD))
+    rows.sub_(mean).div_(std)
     return rows.reshape(grid[0] * grid[1] * grid[2], -1).to(dtype), grid
