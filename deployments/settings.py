@@ -80,7 +80,8 @@ class VisionSettings(_Frozen):
     dtype: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
     """Compute type; auto: bf16 on a GPU that has it, fp16 on one that has not, fp32 on a CPU."""
     quantization: Literal["none", "nf4", "int8", "auto"] = "none"
-    """Weight storage; auto: the widest of none, int8 and nf4 that leaves memory for frames, on a CPU none."""
+    """Weight storage; auto: the widest of none, int8 and nf4 that leaves memory for frames, on a CPU none; of
+    a checkpoint whose size is not known before it is loaded, nf4."""
     attention: Literal["auto", "flash_attention_2", "sdpa", "eager"] = "auto"
     """auto: flash_attention_2 on a GPU where flash-attn is installed, else sdpa."""
     device: Literal["auto", "cpu", "cuda"] = "auto"

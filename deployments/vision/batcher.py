@@ -6,8 +6,9 @@ import logging
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -83,6 +84,11 @@ class ClipBatcher:
         return len(self._waiting)
 
     @property
+    def at_work(self) -> bool:
+        """Whether the engine has clips, be it of callers that have gone."""
+        return self._loop is not None and not self._loop.done()
+
+    @property
     def _most_clips(self) -> float:
         return math.inf if self.tuning.max_batch_clips is None else self.tuning.max_batch_clips
 
@@ -95,11 +101,12 @@ class ClipBatcher:
         try:
             return await self._described(request)
         except OutOfMemory as error:
-            if isinstance(request, DescribeRequest) and request.also:
-                # The answers to its questions do not fit side by side.
-                first, *others = [await self.describe(part) for part in request.apart()]
-                return dataclasses.replace(first, also=tuple(others))
-            raise ClipRejected("a clip must fit into the device's memory alone, got one that does not") from error
+            if not isinstance(request, DescribeRequest) or not request.also:
+                raise ClipRejected("a clip must fit into the device's memory alone, got one that does not") from error
+        # The answers to its questions do not fit side by side.
+        parts = [await self.describe(part) for part in request.apart()]
+        first, *others = [dataclasses.replace(part, engine_s=0.0) for part in parts]
+        return dataclasses.replace(first, engine_s=sum(part.engine_s for part in parts), also=tuple(others))
 
     async def _described(self, request: EngineRequest) -> Caption:
         since_s = time.perf_counter()
@@ -110,7 +117,7 @@ class ClipBatcher:
         clip = _Clip(prepared, since_s, loop.create_future())
         self._waiting.append(clip)
         self._arrived = True
-        if self._loop is None or self._loop.done():
+        if not self.at_work:
             self._loop = asyncio.create_task(self._serve())
         return await clip.answer
 
@@ -127,6 +134,8 @@ class ClipBatcher:
                     await self._start(batch)
                 if self._under_way:
                     await self._go_on()
+        except DeviceLost as error:  # as clips were dropped
+            self._lose(error)
         except BaseException as error:
             _fail([*self._waiting, *self._under_way], error)
             raise
@@ -184,8 +193,18 @@ class ClipBatcher:
             clip.company = len(self._under_way)
 
     def _start_and_read(self, batch: Sequence[Prepared]) -> MemoryReading | None:
-        self.engine.start(batch)
+        with self._own_peak():
+            self.engine.start(batch)
         return self.engine.memory()
+
+    @contextmanager
+    def _own_peak(self) -> Iterator[None]:
+        """See to it that the memory which a failing call took is not counted as the next one's."""
+        try:
+            yield
+        except BaseException:
+            self.engine.memory()
+            raise
 
     async def _go_on(self) -> None:
         begun_s = self._begin_call()
@@ -217,7 +236,8 @@ class ClipBatcher:
         """Go on until something ends, somebody new has come or the round is over."""
         over_s = time.perf_counter() + _ROUND_S
         while True:
-            ended = self.engine.step()
+            with self._own_peak():
+                ended = self.engine.step()
             if ended or self._arrived or time.perf_counter() >= over_s:
                 return ended
 
@@ -231,11 +251,8 @@ class ClipBatcher:
         `tokens` were to be under way in all.
         """
         if isinstance(error, DeviceLost):
-            self.lost = error
-            _fail([*clips, *self._waiting, *self._under_way], error)
-            self._waiting.clear()
-            self._under_way = []
-            self._on_lost()
+            self._waiting.extendleft(reversed(clips))
+            self._lose(error)
             return
         if isinstance(error, OutOfMemory):
             if company:  # what a lone clip takes says nothing of several
@@ -262,6 +279,13 @@ class ClipBatcher:
             self._waiting.extendleft(reversed(clips))
         else:
             _fail(clips, error)
+
+    def _lose(self, error: DeviceLost) -> None:
+        self.lost = error
+        _fail([*self._waiting, *self._under_way], error)
+        self._waiting.clear()
+        self._under_way = []
+        self._on_lost()
 
 
 def _cache_tokens(clips: Sequence[_Clip]) -> int:

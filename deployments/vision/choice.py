@@ -8,7 +8,7 @@ from deployments.settings import Quantization, VisionSettings
 _GB = 1e9
 _MOST_FOR_WEIGHTS = 0.7
 """Of the free memory: the rest is for the frames and answers under way."""
-_BYTES_PER_WEIGHT: dict[Quantization, float] = {"none": 2.0, "int8": 1.0, "nf4": 0.516}
+_BYTES_PER_WEIGHT: dict[Quantization, float] = {"int8": 1.0, "nf4": 0.516}
 """Of a linear layer. NF4 has 4 bits and, with double quantisation, 0.127 for the scales (arXiv:2305.14314, 3)."""
 _WIDEST_FIRST: tuple[Quantization, ...] = ("none", "int8", "nf4")
 

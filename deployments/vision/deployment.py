@@ -89,6 +89,8 @@ class VisionModel:
     def reconfigure(self, user_config: dict[str, Any]) -> None:
         """Take new tuning while running. Raises InvalidConfig on an unknown or out-of-range key."""
         self.batcher.tuning = parse(VisionTuning, user_config, error=InvalidConfig, where="user_config")
+        if self._loading is not None:  # Serve may call from a thread of its own
+            self._loading.get_loop().call_soon_threadsafe(self._wait_for_idleness)
 
     async def status(self) -> ModelStatus:
         """Return the state without touching the engine; the first call starts a load at startup."""
@@ -178,6 +180,8 @@ class VisionModel:
             self.batcher.memory = await self.batcher.on_engine(self.batcher.engine.memory)
             self.batcher.budget = MemoryBudget(self.batcher.memory)
         except Exception as error:
+            if isinstance(error, DeviceLost):
+                self._on_lost()
             unforeseen = ModelLoadFailed(f"the model must load, got {type(error).__name__}")
             self._fail_to_load(error if isinstance(error, ModelLoadFailed) else unforeseen)
         else:
@@ -199,7 +203,7 @@ class VisionModel:
             except OutOfMemory as error:
                 settings = narrower(self._settings) if self._may_narrow else None
                 if settings is None:
-                    said = "the weights must fit into the device's memory, got too little"
+                    said = "the weights and a first clip must fit into the device's memory, got too little"
                     raise ModelLoadFailed(said) from error
                 wider, self._settings = self._settings.quantization, settings
             choice = f"{settings.checkpoint} in {settings.quantization}: {wider} ran out of memory as it was loaded"
@@ -227,8 +231,19 @@ class VisionModel:
         """Give the device back. Whoever calls from now on begins a load, which the engine's thread does after this."""
         if self._calls or self._state != "ready":
             return
+        if self.batcher.at_work:  # on the clip of a caller that has gone
+            self._wait_for_idleness()
+            return
         self._state, self._loading, self._load_at_startup = "cold", None, False
         self.batcher.memory = None
-        self._unloading = asyncio.create_task(self.batcher.on_engine(self.batcher.engine.unload))
+        self._unloading = asyncio.create_task(self._give_back())
         self._observer.unloaded()
         logger.info("model unloaded", extra={"model": self._info.name})
+
+    async def _give_back(self) -> None:
+        try:
+            await self.batcher.on_engine(self.batcher.engine.unload)
+        except EngineFailed as error:
+            logger.error("unload failed", exc_info=error, extra={"model": self._info.name})
+            if isinstance(error, DeviceLost):
+                self._on_lost()

@@ -53,7 +53,9 @@ class ReplicaMetrics(Observer):
         self._unloads = metrics.Counter("vidray_vision_unloads", "Times that the device was given back", _LABELS)
         self._ready = metrics.Gauge("vidray_vision_ready", "1 while the weights are on the device", _LABELS)
         self._ready.set(0, self._label)
-        self._healthy = metrics.Gauge("vidray_vision_healthy", "0 once the model cannot be used any more", _LABELS)
+        self._healthy = metrics.Gauge(
+            "vidray_vision_healthy", "0 where the last check found that the model cannot be used", _LABELS
+        )
         self._healthy.set(1, self._label)
         self._utilisation = metrics.Gauge(
             "vidray_vision_gpu_utilisation", "Share of the last moments in which the GPU had work, by NVML", _LABELS
@@ -71,6 +73,7 @@ class ReplicaMetrics(Observer):
         self._holds(MemoryReading(free_bytes=0, peak_bytes=0))
 
     def checked(self, utilisation: float | None) -> None:
+        self._healthy.set(1, self._label)
         if utilisation is not None:
             self._utilisation.set(utilisation, self._label)
 

@@ -1,6 +1,7 @@
 """What an engine's device has left, and what its errors mean."""
 
 import re
+import traceback
 
 import psutil
 import torch
@@ -11,8 +12,8 @@ from deployments.vision.engine import MemoryReading
 _CPU_TOKENS_AT_ONCE, _CUDA_TOKENS_AT_ONCE = 1024, 8192
 """Prompt tokens that are read in one pass: on a CPU more of them leave its caches and take longer each, on a GPU fewer
 would not fill it."""
-_OUT_OF_MEMORY = re.compile("can't allocate memory|CUBLAS_STATUS_ALLOC_FAILED")
-"""In what PyTorch's CPU allocator and cuBLAS raise, as plain RuntimeErrors."""
+_OUT_OF_MEMORY = re.compile("out of memory|can't allocate memory|_ALLOC_FAILED|ALLOCATION_FAILED")
+"""In what PyTorch's CPU allocator, CUDA (as it loads a kernel for the first time), its libraries and Triton raise."""
 _OF_CUDA = re.compile("CUDA|CUDNN|CUBLAS|CUSOLVER|CUSPARSE|NVRTC")
 """In what CUDA's libraries and Triton raise, as plain RuntimeErrors: upper case, unlike a device's name."""
 
@@ -81,7 +82,8 @@ def utilisation(device: torch.device) -> float | None:
         return None
     try:
         return torch.cuda.utilization(device) / 100
-    except (ImportError, RuntimeError):  # no nvidia-ml-py, or a driver that does not tell
+    except Exception:
+        # No nvidia-ml-py, or NVML's own errors, which only it knows: a device that does not tell is no broken one.
         return None
 
 
@@ -92,8 +94,13 @@ def take_share(device: torch.device, gpu_share: float | None) -> None:
 
 
 def translate(error: RuntimeError) -> EngineFailed:
-    """Return what a RuntimeError of PyTorch's means to who asked. After any error of CUDA's its context is unusable."""
+    """Return what a RuntimeError of PyTorch's means to who asked.
+
+    After any error of CUDA's but a lack of memory its context is unusable. Where memory ran out, what the calls that
+    failed had allocated is let go: it would live as long as the error.
+    """
     if isinstance(error, torch.OutOfMemoryError) or _OUT_OF_MEMORY.search(str(error)):
+        traceback.clear_frames(error.__traceback__)
         return OutOfMemory("the device must have memory for these clips, got too little")
     if isinstance(error, torch.AcceleratorError) or _OF_CUDA.search(str(error)):
         return DeviceLost(f"the device must work, got {type(error).__name__}")

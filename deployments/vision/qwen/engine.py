@@ -18,7 +18,7 @@ from deployments.contracts import (
     GenerationOptions,
     Question,
 )
-from deployments.errors import ClipRejected, EngineFailed, ModelLoadFailed, OutOfMemory
+from deployments.errors import ClipRejected, DeviceLost, EngineFailed, ModelLoadFailed, OutOfMemory
 from deployments.native_heap import keep_large_blocks
 from deployments.settings import VisionSettings
 from deployments.vision.engine import MemoryReading, Prepared, VisionEngine, unheard
@@ -66,6 +66,7 @@ class TransformersEngine(VisionEngine):
         self._short_of_memory = False
 
     def load(self, report: Callable[[float], None] = unheard) -> None:
+        gc.collect()  # what an earlier attempt has left
         keep_large_blocks()
         take_share(choose_device(self._settings), self._gpu_share)
         try:
@@ -99,7 +100,10 @@ class TransformersEngine(VisionEngine):
         self._model = self._tokenizer = None
         del self._rows
         gc.collect()
-        self._memory.release()
+        try:
+            self._memory.release()
+        except RuntimeError as error:
+            raise translate(error) from error
 
     def _warm_up(self) -> None:
         """Let libraries choose and build what they need for a first time, so that no clip waits for it."""
@@ -114,6 +118,11 @@ class TransformersEngine(VisionEngine):
                 # model's heads.
                 for requests in (asked.apart()[:1], asked.apart()[:1] * 3, [asked] * 3):
                     self.describe(requests)
+        except OutOfMemory:
+            self.unload()  # whoever has narrower weights to load needs the room
+            raise
+        except DeviceLost:
+            raise
         except EngineFailed as error:
             raise ModelLoadFailed(f"the loaded model must describe a clip, got: {error.message}") from error
 
@@ -180,11 +189,10 @@ class TransformersEngine(VisionEngine):
             with torch.inference_mode():
                 yield
         except RuntimeError as error:
-            meaning = translate(error)
-            if isinstance(meaning, OutOfMemory):  # a lost device would fail here, too
+            if isinstance(translate(error), OutOfMemory):  # a lost device would fail here, too
                 self._short_of_memory = True
                 self._memory.release()
-            raise meaning from error
+            raise translate(error) from error
 
     def _begin(self, group: Sequence[Asked]) -> None:
         """Read the first prompt of each with its frames, then what their other prompts do not share with it."""

@@ -13,10 +13,11 @@ from torch.nn.functional import linear
 from transformers import AutoTokenizer, BitsAndBytesConfig, Qwen2_5_VLForConditionalGeneration
 from transformers.utils import logging as transformers_logging
 
-from deployments.errors import ModelLoadFailed
+from deployments.errors import EngineFailed, ModelLoadFailed
 from deployments.settings import VisionSettings
 from deployments.vision.catalog import DEMO_DIR, is_demo
 from deployments.vision.engine import unheard
+from deployments.vision.qwen.device import translate
 from deployments.vision.qwen.vision import batch_attention, cut_patches_by_product
 
 _NF4_BLOCK_WEIGHTS = 64
@@ -40,16 +41,18 @@ def choose_dtype(settings: VisionSettings, device: torch.device) -> torch.dtype:
         return _DTYPES[settings.dtype]
     if device.type == "cpu":
         return torch.float32
-    return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
 
 
-def choose_attention(settings: VisionSettings, device: torch.device) -> str:
+def choose_attention(settings: VisionSettings, device: torch.device, dtype: torch.dtype) -> str:
     """Return the attention implementation. Raises ModelLoadFailed when flash attention is asked for and cannot run."""
     flash = device.type == "cuda" and importlib.util.find_spec("flash_attn") is not None
     if settings.attention == "flash_attention_2" and not flash:
         raise ModelLoadFailed("flash_attention_2 needs a CUDA GPU and the flash-attn package, got neither or only one")
     if settings.attention == "auto":
-        return "flash_attention_2" if flash else "sdpa"
+        # Its kernels are for 16 bits and for Ampere on.
+        able = flash and dtype is not torch.float32 and torch.cuda.get_device_capability(device) >= (8, 0)
+        return "flash_attention_2" if able else "sdpa"
     return settings.attention
 
 
@@ -72,11 +75,11 @@ def load_checkpoint(
     """Return the model in evaluation mode on its device, its tokenizer, and the compute type.
 
     `report` hears what share of the weights is there. Only safetensors are read and no code from the checkpoint is run.
-    Raises ModelLoadFailed, and torch.OutOfMemoryError.
+    Raises ModelLoadFailed, OutOfMemory, DeviceLost.
     """
     device = choose_device(settings)
     dtype = choose_dtype(settings, device)
-    attention = choose_attention(settings, device)
+    attention = choose_attention(settings, device, dtype)
     source = str(DEMO_DIR) if is_demo(settings) else settings.checkpoint
     local = Path(source).is_dir()
     revision: dict[str, Any] = {} if local or settings.revision is None else {"revision": settings.revision}
@@ -96,9 +99,9 @@ def load_checkpoint(
             output_loading_info=True,
             **revision,
         )
-    except torch.OutOfMemoryError:
-        raise
     except (OSError, ValueError, RuntimeError, ImportError, KeyError, SafetensorError) as error:
+        if isinstance(error, RuntimeError) and type(translate(error)) is not EngineFailed:
+            raise translate(error) from error  # the device's fault, not the checkpoint's
         wanted = "directory with" if local else "directory or hub id of"
         raise ModelLoadFailed(
             f"checkpoint must be a {wanted} a Qwen2.5-VL model in safetensors, got {type(error).__name__}"

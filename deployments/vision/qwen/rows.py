@@ -35,9 +35,10 @@ class CacheRows:
         for parts in (self.keys, self.values):
             for at, part in enumerate(parts):
                 if not _holds(part, rows, columns):
-                    larger = self._empty(max(rows, part.shape[0]), max(columns, part.shape[2]))
-                    larger[: self.rows, :, : part.shape[2]] = part[: self.rows]
-                    parts[at] = larger
+                    # Not as many rows as there once were times the longest one that there was: nobody counts those.
+                    made, kept = self._empty(rows, columns), min(columns, part.shape[2])
+                    made[: self.rows, :, :kept] = part[: self.rows, :, :kept]
+                    parts[at] = made
 
     def add(self, cache: Any, lengths: Sequence[int]) -> None:
         """Take over the sequences of a `DynamicCache`: row n holds `lengths[n]` columns, padded on the right."""

@@ -45,7 +45,7 @@ class Engine(VisionEngine):
         self.starts: list[list[str]] = []
         self.failed_starts = 0
         self.under_way: list[Asked] = []
-        self.peak_tokens = 0
+        self.peak_tokens = self.lately_tokens = 0
         self.gate = threading.Event()
         self.gate.set()
         self.step_error: AppError | None = None
@@ -76,11 +76,13 @@ class Engine(VisionEngine):
             together = [*self.under_way, *asked]
             tokens = sum(one.rows for one in together) * max(one.most_tokens for one in together)
             if self.limit_tokens is not None and tokens > self.limit_tokens:
+                self.lately_tokens = self.limit_tokens
                 raise OutOfMemory("too much")
         except Exception:
             self.failed_starts += 1
             raise
         self.peak_tokens = max(self.peak_tokens, tokens)
+        self.lately_tokens = max(self.lately_tokens, tokens)
         self.under_way += asked
 
     def step(self) -> list[tuple[Prepared, Caption]]:
@@ -101,7 +103,8 @@ class Engine(VisionEngine):
     def memory(self) -> MemoryReading | None:
         if self.limit_tokens is None:
             return None
-        return MemoryReading(free_bytes=1000 * self.limit_tokens, peak_bytes=1000 * self.peak_tokens)
+        lately_tokens, self.lately_tokens = self.lately_tokens, 0
+        return MemoryReading(free_bytes=1000 * self.limit_tokens, peak_bytes=1000 * lately_tokens)
 
 
 async def all_of(batcher: ClipBatcher, *requests: DescribeRequest) -> list[Caption | BaseException]:
@@ -397,5 +400,33 @@ def test_a_lost_device_fails_all_at_once_and_takes_nothing_more() -> None:
         with pytest.raises(DeviceLost):
             await batcher.describe(request("after"))
         assert len(engine.starts) == 1
+
+    asyncio.run(run())
+
+
+def test_what_failed_starts_took_is_not_counted_as_what_the_next_one_takes() -> None:
+    async def run() -> None:
+        engine = Engine(limit_tokens=50)  # four clips of 11 tokens
+        batcher = ClipBatcher(engine, VisionTuning(max_batch_clips=12, batch_wait_s=0.01))
+        answers = await all_of(batcher, *(request(f"c{i}") for i in range(24)))
+        assert engine.failed_starts == 2
+        assert [one.batch_clips for one in answers if isinstance(one, Caption)][3:] == [4] * 20 + [1]
+
+    asyncio.run(run())
+
+
+class Gone(Engine):
+    def drop(self, leaving: Sequence[Prepared]) -> None:
+        raise DeviceLost("gone")
+
+
+def test_a_device_that_is_lost_as_clips_are_dropped_is_told() -> None:
+    async def run() -> None:
+        engine, lost = Gone(), []
+        engine.step_error = EngineFailed("one of them")
+        batcher = ClipBatcher(engine, VisionTuning(batch_wait_s=0.01), on_lost=lambda: lost.append(True))
+        answers = await all_of(batcher, request("one", 3), request("other", 3))
+        assert said(answers) == ["DeviceLost"] * 2
+        assert (type(batcher.lost), lost) == (DeviceLost, [True])
 
     asyncio.run(run())

@@ -1,6 +1,7 @@
 """The real engine on a device whose allocator says no: nothing is lost, nothing is said otherwise."""
 
 import asyncio
+import gc
 import mmap
 from typing import Any
 
@@ -8,15 +9,17 @@ import numpy as np
 import psutil
 import pytest
 import torch
+from transformers import Qwen2_5_VLForConditionalGeneration
 
 from deployments.contracts import Caption, DescribeRequest, FrameBatch, GenerationOptions
-from deployments.errors import ClipRejected, DeviceLost, EngineFailed, OutOfMemory
+from deployments.errors import ClipRejected, DeviceLost, EngineFailed, ModelLoadFailed, OutOfMemory
 from deployments.settings import VisionSettings
 from deployments.vision.demo.drawing import render
 from deployments.vision.demo.sample import SCENES
 from deployments.vision.deployment import VisionModel
 from deployments.vision.observer import Observer
 from deployments.vision.prompts import DEFAULT_PROMPT
+from deployments.vision.qwen import prefill
 from deployments.vision.qwen.device import DeviceMemory, translate
 from deployments.vision.qwen.engine import TransformersEngine
 from deployments.vision.qwen.prefill import read
@@ -170,18 +173,99 @@ def test_a_cache_that_could_not_grow_as_a_whole_serves_the_next_clip(monkeypatch
     assert captions[second] == expected
 
 
+def tensor_bytes() -> int:
+    """Return the bytes of all tensors that anything in this process still refers to."""
+    # By their type: some other objects warn when they are asked for their class.
+    tensors = [one for one in gc.get_objects() if issubclass(type(one), torch.Tensor) and not one.is_mkldnn]
+    return sum({one.untyped_storage().data_ptr(): one.untyped_storage().nbytes() for one in tensors}.values())
+
+
 def test_an_unloaded_engine_holds_nothing_and_says_the_same_after_it_is_loaded_again() -> None:
     engine = TransformersEngine(CPU)
     told: list[float] = []
+    gc.collect()
+    at_first = tensor_bytes()
     engine.load(told.append)
+    assert tensor_bytes() - at_first > 7e6
     assert told == sorted(told)
     assert told[-1] == 1.0
     before = engine.describe([request(0)])[0]
     engine.unload()
+    assert tensor_bytes() - at_first < 1e5
     with pytest.raises(EngineFailed, match="must be loaded first"):
         engine.prepare(request(0))
     engine.load()
     assert engine.describe([request(0)])[0] == before
+
+
+def runs_out_amidst(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let reading a clip's pixels take 8 MB and then run out, deep in calls that hold the model."""
+
+    def fails(*_: object) -> None:
+        taken = torch.zeros(2 * 10**6)
+        raise torch.OutOfMemoryError(f"no room beside {taken.nbytes}")
+
+    monkeypatch.setattr(prefill, "patchify", fails)
+
+
+def test_a_first_clip_that_runs_out_of_memory_leaves_the_room_to_narrower_weights(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    engine = TransformersEngine(CPU)
+    gc.collect()
+    at_first = tensor_bytes()
+    runs_out_amidst(monkeypatch)
+    with pytest.raises(OutOfMemory) as caught:
+        engine.load()
+    assert tensor_bytes() - at_first < 1e6, "though somebody may still look at the error"
+    assert isinstance(caught.value.__cause__, torch.OutOfMemoryError)
+    with pytest.raises(EngineFailed, match="must be loaded first"):
+        engine.prepare(request(0))
+
+
+def test_what_a_start_took_until_it_ran_out_is_free_for_the_next_try(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = TransformersEngine(CPU)
+    engine.load()
+    prepared = engine.prepare(request(0))
+    with monkeypatch.context() as patch:
+        runs_out_amidst(patch)
+        before = tensor_bytes()
+        with pytest.raises(OutOfMemory) as caught:
+            engine.start([prepared])
+        assert tensor_bytes() - before < 4e6, caught.value
+    engine.start([prepared])
+
+
+def test_a_cache_has_room_for_what_is_under_way_not_for_the_most_of_all_times() -> None:
+    rows = CacheRows(1, 1, 1, device=torch.device("cpu"), dtype=torch.float32)
+    rows.make_room(2, 1000)
+    rows.rows = 1
+    rows.keys[0][0, 0, :10, 0] = torch.arange(10)
+    rows.make_room(3, 100)
+    assert rows.keys[0].shape == (3, 1, 100, 1)
+    assert rows.keys[0][0, 0, :10, 0].tolist() == [*range(10)]
+    rows.make_room(2, 400)
+    assert rows.values[0].shape == (2, 1, 400, 1)
+
+
+@pytest.mark.parametrize(
+    ("said", "meaning"),
+    [
+        ("CUDA error: an illegal memory access was encountered", DeviceLost),
+        ("DefaultCPUAllocator: can't allocate memory", OutOfMemory),
+        ("CUDA error: out of memory", OutOfMemory),
+        ("Error(s) in loading state_dict", ModelLoadFailed),
+    ],
+)
+def test_what_a_device_says_as_weights_are_loaded_is_not_the_checkpoints_fault(
+    said: str, meaning: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object, **__: object) -> None:
+        raise RuntimeError(said)
+
+    monkeypatch.setattr(Qwen2_5_VLForConditionalGeneration, "from_pretrained", fails)
+    with pytest.raises(meaning):
+        TransformersEngine(CPU).load()
 
 
 def test_the_peak_of_a_cpus_memory_is_read_and_begins_anew() -> None:
@@ -211,5 +295,8 @@ def test_what_pytorch_raises_is_told_apart() -> None:
         assert type(translate(RuntimeError(said))) is DeviceLost
     handle = "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"
     assert type(translate(RuntimeError(handle))) is OutOfMemory
+    for said in ("Triton Error [CUDA]: out of memory", "cuDNN error: CUDNN_STATUS_ALLOC_FAILED"):
+        assert type(translate(RuntimeError(said))) is OutOfMemory
+    assert type(translate(torch.AcceleratorError("CUDA error: out of memory", 2))) is OutOfMemory
     for said in ("shapes do not match", "Expected all tensors to be on the same device, found cuda:0 and cpu!"):
         assert type(translate(RuntimeError(said))) is EngineFailed

@@ -165,6 +165,43 @@ def test_a_model_that_was_loaded_and_never_asked_is_idle_too() -> None:
     asyncio.run(run())
 
 
+@pytest.mark.parametrize(("first_s", "then_s", "done"), [(None, 0.05, ["load", "unload"]), (0.1, None, ["load"])])
+def test_other_idle_seconds_count_from_when_they_are_told(
+    first_s: float | None, then_s: float | None, done: list[str]
+) -> None:
+    async def run() -> None:
+        engine = Counting()
+        model = VisionModel("sim", simulated(), engine)
+        model.reconfigure({"idle_unload_s": first_s})
+        await model.status()
+        await asyncio.sleep(0.05)
+        model.reconfigure({"idle_unload_s": then_s})
+        await asyncio.sleep(0.2)
+        assert engine.done == done
+
+    asyncio.run(run())
+
+
+def test_a_model_is_not_idle_while_its_engine_works_for_a_caller_that_has_gone() -> None:
+    class Slow(Counting):
+        def start(self, batch: Sequence[Prepared]) -> None:
+            super().start(batch)
+            time.sleep(0.3)
+
+    async def run() -> None:
+        engine = Slow()
+        model = VisionModel("sim", simulated(), engine)
+        model.reconfigure({"idle_unload_s": 0.05, "batch_wait_s": 0.0})
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(model.describe(request()), 0.1)
+        await asyncio.sleep(0.1)
+        assert (await model.status()).state == "ready"
+        await asyncio.sleep(0.4)
+        assert engine.done == ["load", "start", "unload"]
+
+    asyncio.run(run())
+
+
 class Heard(Observer):
     """Notes what a replica tells."""
 
@@ -241,7 +278,8 @@ def test_weights_that_do_not_fit_as_they_are_loaded_are_loaded_narrower(monkeypa
     status = asyncio.run(run("auto"))
     assert (status.state, status.info.choice) == ("ready", "demo in nf4: int8 ran out of memory as it was loaded")
     status = asyncio.run(run("none"))
-    assert (status.state, status.error) == ("failed", "the weights must fit into the device's memory, got too little")
+    said = "the weights and a first clip must fit into the device's memory, got too little"
+    assert (status.state, status.error) == ("failed", said)
 
 
 class Dying(SimulatedEngine):
@@ -277,6 +315,33 @@ def test_a_lost_device_is_told_and_makes_the_replica_unhealthy(at_check: bool) -
         with pytest.raises(DeviceLost):
             await model.check_health()
         assert (lost, heard.told[-1]) == ([True], ("unhealthy", 1))
+
+    asyncio.run(run())
+
+
+class Unreachable(SimulatedEngine):
+    def __init__(self, at: str) -> None:
+        super().__init__(SimulatedSettings())
+        self.at = at
+
+    def load(self, report: Callable[[float], None] = unheard) -> None:
+        if self.at == "load":
+            raise DeviceLost("gone")
+
+    def unload(self) -> None:
+        raise DeviceLost("gone")
+
+
+@pytest.mark.parametrize("at", ["load", "unload"])
+def test_a_device_that_is_lost_as_the_model_comes_or_goes_is_told(at: str) -> None:
+    async def run() -> None:
+        lost = []
+        model = VisionModel("sim", simulated(), Unreachable(at), on_lost=lambda: lost.append(True))
+        model.reconfigure({"batch_wait_s": 0.0, "idle_unload_s": 0.05})
+        with contextlib.suppress(ModelLoadFailed):
+            await model.describe(request())
+        await asyncio.sleep(0.3)
+        assert lost == [True]
 
     asyncio.run(run())
 
