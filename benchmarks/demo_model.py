@@ -6,6 +6,7 @@ through probe, plan, decode and Serve is the pipeline's loss (or the video encod
 
 import argparse
 import asyncio
+import hashlib
 import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -17,17 +18,19 @@ from pathlib import Path
 import numpy as np
 from safetensors import safe_open
 
-from benchmarks.demo_pipeline import FORMATS, Film, ask, write_film
+from benchmarks.demo_pipeline import FORMATS, Film, Format, ask, write_film
+from benchmarks.demo_words import OWN_WORDS
 from benchmarks.model_app import model_app
 from benchmarks.results_file import Bar, table, write_result
 from deployments.contracts import DescribeRequest, ModelInfo
 from deployments.settings import VisionSettings
 from deployments.vision.catalog import DEMO_DIR, model_info
 from deployments.vision.client import VisionClient, wait_for_model
-from deployments.vision.demo.answers import Description, observe
-from deployments.vision.demo.layout import Mix
+from deployments.vision.demo.answers import NO_EVENTS, Description, is_answer, observe
+from deployments.vision.demo.layout import ASPECT_FOR_THREE, Mix
 from deployments.vision.demo.prompts import QUESTIONS, sample_question
-from deployments.vision.demo.scoring import clock_error_s, score_descriptions
+from deployments.vision.demo.scenes import SceneSpec
+from deployments.vision.demo.scoring import clock_error_s, same_events, score_descriptions
 from deployments.vision.prompts import DEFAULT_PROMPT
 from deployments.vision.qwen.engine import TransformersEngine
 from serve_app.cluster_app import local_app
@@ -41,20 +44,37 @@ _UNCUT = {
     "two objects": Mix((0.0, 1.0, 0.0), clock=0.5, events=0.3, cut=0.0),
     "three objects": Mix((0.0, 0.0, 1.0), clock=0.5, events=0.3, cut=0.0),
 }
-_SETS = _UNCUT | {"a cut inside": Mix(clock=0.5, events=0.0, cut=1.0)}
+_CUT, _ONE_FRAME = "a cut inside", "one frame"
+_SETS = _UNCUT | {_CUT: Mix(clock=0.5, events=0.0, cut=1.0), _ONE_FRAME: Mix(clock=0.5, events=0.0, cut=0.0)}
+_FORMATS_OF = {
+    "three objects": tuple(form for form in FORMATS if form.size[0] / form.size[1] >= ASPECT_FOR_THREE),
+    _ONE_FRAME: tuple(Format(size, crf=23, scene_s=2.0, frames=1) for size in ((640, 360), (360, 640))),
+}
+"""Of the sets that are not of every format."""
 _ALL_UNCUT = "one to three objects"
-_KINDS = (*QUESTIONS, "unknown", "describe")
+_OWN_WORDS = "other words"
+_KINDS = (*QUESTIONS, "unknown", "describe", _OWN_WORDS)
 _BATCH_CLIPS = 16
 Scores = dict[str, dict[str, float]]
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A question of the kind, and the only right answer."""
+    """A question of the kind, and the only right answer; None where any will do that the model has words for."""
 
     kind: str
     prompt: str
-    right: str
+    right: str | None
+
+    def marks(self, said: str) -> Iterator[tuple[str, bool]]:
+        """Yield (figure, whether right): of the kind, and of its parts where it is about events."""
+        yield self.kind, is_answer(said) if self.right is None else said == self.right
+        if self.kind == "events" and self.right is not None:
+            if self.right == NO_EVENTS:
+                yield "events, none happen", said == self.right
+            else:
+                yield "events, some happen", said == self.right
+                yield "events, within a second", same_events(said, self.right, within_s=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,29 +101,42 @@ Answer = Callable[[Exam], list[list[str]]]
 def write_exams(folder: Path, scenes: int, sets: dict[str, Mix], kinds: tuple[str, ...] = _KINDS) -> Iterator[Exam]:
     """Write every set's `scenes` scenes as one film of each format in `folder`.
 
-    Questions are asked about one film of each format: about as many scenes as a set has, of the sets in turn.
+    Questions are asked about one film of each format: about as many scenes as a set has, of the sets in turn. About
+    events every scene with a cut is asked, too.
     """
-    per_film = -(-scenes // len(FORMATS))
-    forms = [(name, place) for name in sets for place in range(len(FORMATS))]
+    forms = [(name, form) for name in sets for form in _FORMATS_OF.get(name, FORMATS)]
     seeds = {name: seed for seed, name in enumerate(sets, start=101)}
     with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
         films = pool.map(
             write_film,
             repeat(folder),
-            [FORMATS[place] for _, place in forms],
-            repeat(per_film),
+            [form for _, form in forms],
+            [-(-scenes // len(_FORMATS_OF.get(name, FORMATS))) for name, _ in forms],
             [sets[name] for name, _ in forms],
             [seeds[name] for name, _ in forms],
         )
         uncut = [name for name in sets if name in _UNCUT]
-        for (name, place), film in zip(forms, films, strict=True):
-            asked = kinds if uncut[place % len(uncut)] == name else ()
-            yield Exam(name, film, _questions(film, asked))
+        for (name, form), film in zip(forms, films, strict=True):
+            rng = np.random.default_rng([*form.size, 1])
+            asked = name in uncut and uncut[FORMATS.index(form) % len(uncut)] == name
+            questions = [_questions(rng, film, scene, kinds if asked else ()) for scene in film.scenes]
+            if name == _CUT and "events" in kinds:
+                questions = [_across_a_cut(rng, film, scene) for scene in film.scenes]
+            yield Exam(name, film, questions)
 
 
-def _questions(film: Film, kinds: tuple[str, ...]) -> list[list[Question]]:
-    rng = np.random.default_rng([*film.form.size, 1])
-    return [[Question(*sample_question(rng, scene, film.times_s, kind)) for kind in kinds] for scene in film.scenes]
+def _questions(rng: np.random.Generator, film: Film, scene: SceneSpec, kinds: tuple[str, ...]) -> list[Question]:
+    return [
+        Question(kind, str(rng.choice(OWN_WORDS)), None)
+        if kind == _OWN_WORDS
+        else Question(*sample_question(rng, scene, film.times_s, kind))
+        for kind in kinds
+    ]
+
+
+def _across_a_cut(rng: np.random.Generator, film: Film, scene: SceneSpec) -> list[Question]:
+    _, prompt, right = sample_question(rng, scene, film.times_s, "events")
+    return [Question(f"events, {_CUT}", prompt, right)]
 
 
 def app_config(checkpoint: Path) -> dict[str, object]:
@@ -162,7 +195,8 @@ def measure(exams: list[Exam], answer: Answer) -> Scores:
             texts.setdefault(name, []).extend(answers[0] for answers in told)
         for questions, (_, *answers) in zip(exam.questions, told, strict=True):
             for question, said in zip(questions, answers, strict=True):
-                right.setdefault(question.kind, []).append(said == question.right)
+                for figure, held in question.marks(said):
+                    right.setdefault(figure, []).append(held)
         print(f"{exam.name}: {exam.film.path.name}, {len(told)} scenes", flush=True)
     scores = {
         name: score_descriptions(truths[name], texts[name])
@@ -194,6 +228,12 @@ def bars(arrays: Scores, files: Scores) -> dict[str, Bar]:
             )
         }
     )
+
+
+def named(checkpoint: Path) -> str:
+    """Return the name of just these weights."""
+    digest = hashlib.sha256((checkpoint / "model.safetensors").read_bytes()).hexdigest()
+    return f"demo checkpoint (model.safetensors of sha256 {digest[:12]})"
 
 
 def _parameters(checkpoint: Path) -> int:
@@ -230,7 +270,7 @@ def main() -> None:
         "demo_model",
         figures,
         held,
-        model=f"demo checkpoint, {_parameters(args.checkpoint) / 1e6:.2f} M parameters, fp32",
+        model=f"{named(args.checkpoint)}, {_parameters(args.checkpoint) / 1e6:.2f} M parameters, fp32",
         shape=f"{args.scenes} scenes of combinations never trained on in each set, in {len(FORMATS)} formats of H.264",
     )
 

@@ -15,6 +15,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 from deployments.vision.demo.scenes import (
     BACKGROUNDS,
@@ -31,7 +32,8 @@ from deployments.vision.demo.scenes import (
 )
 
 UNKNOWN = "I don't know."
-NO_CLOCK = "There is no clock."
+NO_CLOCK, NO_EVENTS = "There is no clock.", "[]"
+STILL, ONE_MOMENT = "It stays still.", "One moment shows no motion."
 NUMBERS = ("None.", "One.", "Two.", "Three.")
 
 
@@ -138,8 +140,8 @@ def direction_of(description: Description, colour: str) -> str:
     if seen is None:
         return f"There is no {colour} object."
     if seen.motion is None:
-        return "One moment shows no motion."
-    return "It stays still." if seen.motion == "still" else f"{seen.motion.capitalize()}."
+        return ONE_MOMENT
+    return STILL if seen.motion == "still" else f"{seen.motion.capitalize()}."
 
 
 EVENT_KINDS = ("appears", "disappears", "cut")
@@ -186,6 +188,31 @@ def parse(text: str) -> Description | None:
         shots.append((tuple(_read(match) for match in found), ground[1]))
         first = ground.end()
     return Description(tuple(shots), int(reading[1]) * 60 + int(reading[2]) if reading else None)
+
+
+_SHORT = re.compile(
+    "|".join(map(re.escape, (UNKNOWN, NO_CLOCK, STILL, ONE_MOMENT, *NUMBERS)))
+    + rf"|(?:{'|'.join(name.capitalize() for name in (*COLOURS, *SHAPES, *BACKGROUNDS, *MOTIONS))})\."
+    + rf"|There is no (?:(?:{'|'.join(COLOURS)}) object|{'|'.join(SHAPES)})\.|\d\d:\d\d\."
+)
+
+
+def is_answer(text: str) -> bool:
+    """Say whether the model has words for this: a whole description, a list of events or a short answer."""
+    said = parse(text)
+    return (said is not None and write(said) == text) or read_events(text) is not None or bool(_SHORT.fullmatch(text))
+
+
+def read_events(text: str) -> list[dict[str, Any]] | None:
+    """Read an answer about events back; None where the text is none."""
+    try:
+        rows = json.loads(text)
+    except ValueError:
+        return None
+    whole = isinstance(rows, list) and all(
+        isinstance(row, dict) and row.get("event") in EVENT_KINDS and isinstance(row.get("time_s"), int) for row in rows
+    )
+    return rows if whole else None
 
 
 def _read(match: re.Match[str]) -> Seen:

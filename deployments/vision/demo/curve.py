@@ -59,13 +59,18 @@ def draw_curve(losses: dict[str, list[tuple[int, float]]]) -> Image.Image:
     return image
 
 
+def write_picture(curve: Path, picture: Path) -> None:
+    """Draw the CSV as a PNG of few colours."""
+    draw_curve(read_curve(curve)).quantize(32).save(picture, optimize=True)
+
+
 def main() -> None:
     """Parse the command line and write the picture."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("csv", type=Path, help="the curve that training wrote")
     parser.add_argument("png", type=Path, help="the picture to write")
     args = parser.parse_args()
-    draw_curve(read_curve(args.csv)).quantize(32).save(args.png, optimize=True)
+    write_picture(args.csv, args.png)
 
 
 if __name__ == "__main__":

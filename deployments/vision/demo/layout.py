@@ -21,7 +21,7 @@ from deployments.vision.demo.scenes import (
 
 _EDGE, _GAP = 0.03, 0.06
 """The least room beside the frame's edge and between two objects' columns, in shorter sides."""
-_ASPECT_FOR_THREE = 1.3
+ASPECT_FOR_THREE = 1.3
 """Narrower frames have no room for three objects side by side."""
 _TRAVEL = (0.22, 0.6)
 """How far a moving object goes while it is in sight, in shorter sides."""
@@ -85,7 +85,7 @@ def _sample_shot(
     combinations: str,
 ) -> Shot:
     """Draw one shot over `span_s`; what does not fit is drawn again, with as many objects."""
-    count = min(1 + int(rng.choice(3, p=np.divide(odds, sum(odds)))), 3 if aspect >= _ASPECT_FOR_THREE else 2)
+    count = min(1 + int(rng.choice(3, p=np.divide(odds, sum(odds)))), 3 if aspect >= ASPECT_FOR_THREE else 2)
     while True:
         names = [_sample_names(rng, combinations) for _ in range(count)]
         sizes = ["small" if rng.random() < small else "large" for _ in range(count)]

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from itertools import chain
 from statistics import fmean
 
-from deployments.vision.demo.answers import Description, Seen, parse, write
+from deployments.vision.demo.answers import Description, Seen, parse, read_events, write
 
 
 def score_descriptions(truths: Sequence[Description], texts: Sequence[str]) -> dict[str, float]:
@@ -33,6 +33,18 @@ def clock_error_s(truths: Sequence[Description], texts: Sequence[str]) -> float:
         if clock_s is not None and said is not None and said.clock_s is not None
     ]
     return fmean(errors_s) if errors_s else 0.0
+
+
+def same_events(said: str, right: str, *, within_s: int) -> bool:
+    """Say whether an answer has the events of the right one, in its order, at most so far from their times."""
+    told, true = read_events(said), read_events(right)
+    if told is None or true is None or len(told) != len(true):
+        return False
+    return all(
+        (one["event"], one.get("object")) == (other["event"], other.get("object"))
+        and abs(one["time_s"] - other["time_s"]) <= within_s
+        for one, other in zip(told, true, strict=True)
+    )
 
 
 def _checks(true: Description, said: Description | None) -> list[tuple[str, bool]]:

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from itertools import chain, product
-from pathlib import Path
 
 from tokenizers import Tokenizer, decoders, pre_tokenizers
 from tokenizers.models import BPE
@@ -61,13 +60,6 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
         clean_up_tokenization_spaces=False,
         padding_side="left",
     )
-
-
-def save_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
-    """Train the tokenizer and write `tokenizer.json` and `tokenizer_config.json` into `folder`."""
-    tokenizer = build_tokenizer()
-    tokenizer.save_pretrained(folder)
-    return tokenizer
 
 
 def _corpus() -> Iterator[str]:

@@ -12,6 +12,7 @@ import torch
 from transformers.utils import logging
 
 from deployments.native_heap import keep_every_block
+from deployments.vision.demo.curve import write_picture
 from deployments.vision.demo.patch_init import whiten_patch_embedding
 from deployments.vision.demo.recipe import DEMO, Recipe
 from deployments.vision.demo.trainer import Trainer
@@ -21,27 +22,29 @@ STATE_FOLDER = Path("build/demo-model")
 
 
 def run(trainer: Trainer, out: Path, folder: Path, *, report_every: int = 25, save_every: int = 200) -> None:
-    """Train to the recipe's last step, printing progress and appending the learning curve as CSV."""
+    """Train to the recipe's last step, printing progress; `folder` has the learning curve, as CSV and as a picture."""
     recipe, curve = trainer.recipe, folder / "curve.csv"
     if trainer.step >= recipe.steps:
         print(f"nothing to learn up to step {recipe.steps}: {folder / 'state.pt'} is at step {trainer.step}")
         return
     folder.mkdir(parents=True, exist_ok=True)
+    if trainer.step == 0:
+        curve.unlink(missing_ok=True)
     sums: dict[str, list[float]] = {}
-    begun, begun_step = time.monotonic(), trainer.step
+    begun = told = time.monotonic()
+    told_step = trainer.step
     while trainer.step < recipe.steps:
         for name, value in trainer.train_step().items():
             sums.setdefault(name, []).append(value)
         if trainer.step % report_every == 0 or trainer.step == recipe.steps:
-            seconds_per_step = (time.monotonic() - begun) / (trainer.step - begun_step)
+            now = time.monotonic()
+            step_s = (now - told) / (trainer.step - told_step)
+            told, told_step = now, trainer.step
             means = {name: sum(values) / len(values) for name, values in sums.items()}
             sums.clear()
             words = " ".join(f"{name} {value:.3f}" for name, value in means.items())
-            eta_min = (recipe.steps - trainer.step) * seconds_per_step / 60
-            print(
-                f"{trainer.step}/{recipe.steps} {words} | {seconds_per_step:.2f} s/step, {eta_min:.0f} min left",
-                flush=True,
-            )
+            left_min = recipe.left_s(trainer.step, step_s) / 60
+            print(f"{trainer.step}/{recipe.steps} {words} | {step_s:.2f} s/step, {left_min:.0f} min left", flush=True)
             with curve.open("a", newline="") as file:
                 csv.writer(file).writerows(
                     (trainer.step, name, round(value, 5), round(time.monotonic() - begun, 1))
@@ -49,6 +52,7 @@ def run(trainer: Trainer, out: Path, folder: Path, *, report_every: int = 25, sa
                 )
         if trainer.step % save_every == 0 or trainer.step == recipe.steps:
             trainer.save(out, folder / "state.pt")
+            write_picture(curve, folder / "curve.png")
 
 
 def main() -> None:
@@ -74,7 +78,11 @@ def main() -> None:
         Recipe(args.steps, args.vision_steps, args.coarse_from, args.pairs, args.questions, args.rate, args.seed)
     )
     if args.resume and (args.state / "state.pt").exists():
-        trainer.resume(args.state / "state.pt")
+        try:
+            trainer.resume(args.state / "state.pt")
+        except ValueError as error:
+            trainer.close()
+            parser.error(f"{args.state}: {error}")
     else:
         whiten_patch_embedding(trainer.model, np.random.default_rng([args.seed, 2**32 - 1]))
     try:

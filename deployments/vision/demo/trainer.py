@@ -2,6 +2,7 @@
 
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict
 from functools import lru_cache
 from multiprocessing import get_context
 from pathlib import Path
@@ -116,33 +117,44 @@ class Trainer:
 
     def save(self, out: Path, state: Path) -> None:
         """Write the checkpoint to `out` and everything a resumed run needs to `state`, never half a file."""
+        files = out.with_name(f"{out.name}.part")
         with self._weights():
-            self.model.save_pretrained(out)
-        self.tokenizer.save_pretrained(out)
+            self.model.save_pretrained(files)
+        self.tokenizer.save_pretrained(files)
+        out.mkdir(parents=True, exist_ok=True)
+        for file in files.iterdir():
+            file.replace(out / file.name)
+        files.rmdir()
         state.parent.mkdir(parents=True, exist_ok=True)
         part = state.with_suffix(".part")
         torch.save(
             {
+                "recipe": asdict(self.recipe),
                 "model": self.model.state_dict(),
                 "heads": self.heads.state_dict(),
                 "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
                 "step": self.step,
                 "first_step": self.first_step,
-                "last_step": self.recipe.steps,
             },
             part,
         )
         part.replace(state)
 
     def resume(self, state: Path) -> None:
-        """Continue a run; with another last step than it was started for, a new learning-rate cycle begins."""
-        saved = torch.load(state, map_location=self.device)
+        """Continue a run; with another last step than it was started for, a new learning-rate cycle begins.
+
+        Raises ValueError where it was begun with other settings.
+        """
+        saved = torch.load(state, map_location="cpu")
+        ours = asdict(self.recipe) | {"steps": saved["recipe"]["steps"]}
+        if other := [f"{name} {value}" for name, value in saved["recipe"].items() if ours[name] != value]:
+            raise ValueError(f"a run goes on with the settings that it began with: {', '.join(other)}")
         self.model.load_state_dict(saved["model"])
         self.heads.load_state_dict(saved["heads"])
         for optimizer, part in zip(self.optimizers, saved["optimizers"], strict=True):
             optimizer.load_state_dict(part)
         self.step = saved["step"]
-        self.first_step = saved["first_step"] if saved["last_step"] == self.recipe.steps else self.step
+        self.first_step = saved["first_step"] if saved["recipe"]["steps"] == self.recipe.steps else self.step
 
     def close(self) -> None:
         """End the process that draws."""

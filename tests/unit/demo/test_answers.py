@@ -9,7 +9,7 @@ from deployments.vision.demo import answers
 from deployments.vision.demo.clips import sample_clip, sample_shape
 from deployments.vision.demo.prompts import QUESTIONS, sample_description_prompt, sample_question, sample_unknown_prompt
 from deployments.vision.demo.scenes import Clock, SceneSpec, Shot, Thing
-from deployments.vision.demo.scoring import clock_error_s, score_descriptions
+from deployments.vision.demo.scoring import clock_error_s, same_events, score_descriptions
 from deployments.vision.prompts import DEFAULT_PROMPT, events_prompt
 
 RED = Thing("red", "circle", "large", "right", (0.2, 0.5), (0.4, 0.5), radius=0.2)
@@ -131,6 +131,34 @@ def test_every_kind_of_question_has_an_answer(kind: str) -> None:
             assert answer
             answered.add(answer)
     assert len(answered) > (0 if kind == "unknown" else 1)
+
+
+@pytest.mark.parametrize("kind", [*QUESTIONS, "unknown", "describe"])
+def test_every_right_answer_is_one_that_the_model_has_words_for(kind: str) -> None:
+    rng = np.random.default_rng(3)
+    for _ in range(40):
+        clip = sample_clip(rng, *sample_shape(rng))
+        if kind in ("unknown", "describe", "events", "clock") or len(clip.spec.shots) == 1:
+            _, _, right = sample_question(rng, clip.spec, clip.times_s.tolist(), kind)
+            assert answers.is_answer(right), right
+
+
+@pytest.mark.parametrize(
+    "text", ["", "A", "Red", "Red. Blue.", "A large red circle moves right.", "[1]", "{}", "12:3."]
+)
+def test_other_texts_are_no_answers(text: str) -> None:
+    assert not answers.is_answer(text)
+
+
+def test_events_may_be_a_second_off() -> None:
+    right = answers.events(SPEC, [2.0, 4.0, 6.0])
+    assert same_events(right, right, within_s=0)
+    late = right.replace('"time_s": 2', '"time_s": 3')
+    assert late != right
+    assert same_events(late, right, within_s=1)
+    assert not same_events(late, right, within_s=0)
+    for wrong in ("[]", "none", right.replace("blue", "red"), right.replace("appears", "disappears")):
+        assert not same_events(wrong, right, within_s=9)
 
 
 def test_prompts_vary() -> None:

@@ -1,13 +1,18 @@
 """The evaluation asks what it says it asks, and scores whoever answers."""
 
+from itertools import chain
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from benchmarks.demo_model import Exam, bars, lost, measure, write_exams
+from benchmarks.demo_words import OWN_WORDS
 from deployments.settings import VisionSettings
 from deployments.vision.catalog import model_info
-from deployments.vision.demo.answers import write
+from deployments.vision.demo.answers import UNKNOWN, write
 from deployments.vision.demo.layout import Mix
+from deployments.vision.demo.prompts import DESCRIBE, QUESTIONS
 from deployments.vision.demo.scenes import held_out
 
 pytestmark = pytest.mark.timeout(120)
@@ -16,7 +21,7 @@ SETS = {
     "two objects": Mix((0.0, 1.0, 0.0), clock=1.0, events=0.0, cut=0.0),
     "a cut inside": Mix(clock=0.5, events=0.0, cut=1.0),
 }
-KINDS = ("clock", "events", "describe")
+KINDS = ("clock", "events", "describe", "other words")
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +31,7 @@ def exams(tmp_path_factory: pytest.TempPathFactory) -> list[Exam]:
 
 def right(exam: Exam) -> list[list[str]]:
     return [
-        [write(true), *(question.right for question in questions)]
+        [write(true), *(question.right or UNKNOWN for question in questions)]
         for true, questions in zip(exam.truths, exam.questions, strict=True)
     ]
 
@@ -44,7 +49,25 @@ def test_the_sets_hold_what_their_names_say(exams: list[Exam]) -> None:
 
 def test_every_kind_is_asked_as_often_as_a_set_has_scenes(exams: list[Exam]) -> None:
     asked = [question.kind for exam in exams for questions in exam.questions for question in questions]
-    assert {kind: asked.count(kind) for kind in KINDS} == dict.fromkeys(KINDS, 10)
+    assert {kind: asked.count(kind) for kind in asked} == dict.fromkeys((*KINDS, "events, a cut inside"), 10)
+
+
+def test_three_objects_are_in_frames_with_room_for_them_and_one_frame_is_one(tmp_path: Path) -> None:
+    mix = Mix((0.0, 0.0, 1.0), clock=0.5, events=0.0, cut=0.0)
+    written = list(write_exams(tmp_path, 6, {"three objects": mix, "one frame": mix}, ()))
+    assert [len(exam.film.scenes) for exam in written] == [2, 2, 2, 3, 3]
+    for exam in written:
+        if exam.name == "three objects":
+            assert all(len(true.shots[0][0]) == 3 for true in exam.truths)
+        else:
+            assert exam.film.times_s == [0.0]
+            assert all(thing.motion is None for true in exam.truths for thing in true.shots[0][0])
+
+
+def test_other_words_are_none_that_were_trained_with() -> None:
+    trained = {prompt.strip(".?!").lower() for prompt in (*DESCRIBE, *chain.from_iterable(QUESTIONS.values()))}
+    assert len(set(OWN_WORDS)) == len(OWN_WORDS) == 40
+    assert not trained & {prompt.strip(".?!").lower() for prompt in OWN_WORDS}
 
 
 def test_both_ways_see_the_same_moments(exams: list[Exam]) -> None:
@@ -59,7 +82,8 @@ def test_the_truth_scores_one_and_loses_nothing(exams: list[Exam]) -> None:
     for name, row in scores.items():
         error_s = row.pop("clock error, mean s", 0.0)
         assert (set(row.values()), error_s) == ({1.0}, 0.0), name
-    assert set(scores["questions"]) == set(KINDS)
+    parts = {"events, none happen", "events, a cut inside"}
+    assert set(scores["questions"]) == {*KINDS, *parts}
     assert all(bar.holds for bar in bars(scores | {"three objects": {}}, scores).values())
 
 

@@ -40,6 +40,8 @@ def test_the_numbers_are_those_that_the_machine_is_quick_at(monkeypatch: pytest.
     took_s = {torch.bfloat16: 2.0, torch.float32: 1.0}
     monkeypatch.setattr(precision, "_product_s", took_s.__getitem__)
     assert quick_dtype(torch.device("cpu")) is torch.float32
-    assert quick_dtype(torch.device("cuda")) is torch.bfloat16
+    for has in (True, False):
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *, including_emulation, has=has: has)
+        assert quick_dtype(torch.device("cuda")) is (torch.bfloat16 if has else torch.float32)
     took_s[torch.bfloat16] = 0.5
     assert quick_dtype(torch.device("cpu")) is torch.bfloat16

@@ -31,8 +31,12 @@ def test_a_resumed_run_continues_where_it_stopped(trainers: list[Trainer], tmp_p
     straight, resumed = trainers
     losses = [straight.train_step()]
     straight.save(tmp_path / "checkpoint", tmp_path / "state.pt")
+    saved = [weight.detach().clone() for weight in straight.parameters]
+    assert not all(map(torch.equal, saved, resumed.parameters)), "the first step learns"
     losses += [straight.train_step() for _ in range(2)]
     resumed.resume(tmp_path / "state.pt")
+    for mine, theirs in zip(resumed.parameters, saved, strict=True):
+        assert torch.equal(mine, theirs)
     assert [resumed.train_step() for _ in range(2)] == [pytest.approx(loss, rel=1e-3) for loss in losses[1:]]
     assert "answer" in losses[-1]
     assert "answer" not in losses[0]
@@ -46,6 +50,7 @@ def test_a_run_leaves_its_curve(trainers: list[Trainer], tmp_path: Path) -> None
     picture = np.asarray(draw_curve(losses))
     assert len(np.unique(picture.reshape(-1, 3), axis=0)) > 5
     assert (tmp_path / "state.pt").exists()
+    assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_the_same_command_begins_goes_on_and_has_nothing_left_to_do(
@@ -79,9 +84,29 @@ def test_equal_steps_draw_equal_lessons() -> None:
 
 def test_the_rate_rises_and_falls() -> None:
     recipe = Recipe(steps=1000, vision_steps=0, coarse_from=1000, pairs=8, questions=1, peak_rate=1.0, seed=0)
-    rates = [recipe.rate(step, 0) for step in (0, 20, 40, 520, 1000)]
-    assert rates == pytest.approx([0.0, 0.5, 1.0, 0.5, 0.0])
-    assert recipe.rate(500, 500) == 0.0
+    rates = [recipe.rate(step, 0) for step in (0, 20, 40, 520, 999)]
+    assert rates == pytest.approx([0.0, 0.5, 1.0, 0.5, 0.0], abs=0.015)
+    assert 0 < recipe.rate(500, 500) < recipe.rate(510, 500)
+    assert rates[-1] > 0
+
+
+def test_the_time_that_is_left_counts_steps_of_the_whole_model_as_two() -> None:
+    recipe = Recipe(steps=100, vision_steps=40, coarse_from=80, pairs=8, questions=1, peak_rate=1.0, seed=0)
+    assert recipe.left_s(10, 1.5) == pytest.approx(1.5 * (30 + 2 * 60))
+    assert recipe.left_s(40, 3.0) == pytest.approx(3.0 * 60)
+
+
+def test_a_run_is_not_resumed_with_other_settings(
+    trainers: list[Trainer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, state = tmp_path / "checkpoint", tmp_path / "state.pt"
+    trainers[0].save(out, state)
+    asked = ["train", "--out", str(out), "--state", str(tmp_path), "--resume", "--pairs", "9", "--seed", "0"]
+    monkeypatch.setattr(sys, "argv", asked)
+    with pytest.raises(SystemExit):
+        main()
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert "goes on with the settings that it began with: vision_steps 2, coarse_from 2, pairs 8" in said
 
 
 def test_scenes_get_harder() -> None:
