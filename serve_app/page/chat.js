@@ -4,7 +4,8 @@ import { call, CallError, events } from "./api.js";
 import { byId, clock, el, fill, showWithin } from "./dom.js";
 
 const ASKED = "vidray.asked"; // the question under way: until it is answered, a reload finds it in its box again
-const MARK = /\[(\d+(?::\d\d){1,2})(?:\s*[-–]\s*(\d+(?::\d\d){1,2}))?\]/g;
+const TIME = String.raw`\d+(?::\d\d){1,2}(?:\.\d+)?`;
+const MARK = new RegExp(String.raw`\[(${TIME})(?:\s*[-–—]\s*${TIME})?\]`, "g");
 
 export class Chat {
   constructor(seek) {
@@ -95,7 +96,7 @@ export class Chat {
   }
 }
 
-/** Return the seconds of `m:ss` or `h:mm:ss`. */
+/** Return the seconds of `m:ss` or `h:mm:ss`, with a fraction or without. */
 function seconds(text) {
   return text.split(":").reduce((sum, part) => 60 * sum + Number(part), 0);
 }

@@ -339,7 +339,7 @@ async function removed(path) {
 }
 
 function showSummary(summary) {
-  const told = summary.passages ?? summary.sentences ?? [];
+  const told = summary.passages ?? [];
   fill(byId("summary"), told.length ? el("h3", {}, summary.partial ? "Summary so far" : "Summary") : null,
     told.map((passage) => el("p", {}, passage.text, " ", (passage.citations ?? []).map((cited) => citation(seek, cited)))));
 }
