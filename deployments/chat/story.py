@@ -51,14 +51,18 @@ _Level = list[tuple[Passage, tuple[Citation, ...]]]
 """Passages, each with the clips that it goes back to."""
 
 
-async def story_of(
-    passages: Sequence[Passage], provider: Provider, *, most_chars: int, on_told: Callable[[], None] = lambda: None
-) -> Story:
+async def tell(
+    story: Story,
+    passages: Sequence[Passage],
+    provider: Provider,
+    *,
+    most_chars: int,
+    on_told: Callable[[], None] = lambda: None,
+) -> None:
     """Tell the passages of one video; `most_chars` of them, at least 8,000, go into one call, `on_told` hears of each.
 
-    Raises what the provider raises.
+    Raises what the provider raises; the calls that were answered until then are in the story's usage.
     """
-    story = Story()
     at_once = asyncio.Semaphore(_PARTS_AT_ONCE)
 
     async def told(part: _Level) -> list[Sentence]:
@@ -85,7 +89,6 @@ async def story_of(
         if len(parts) == 1:
             break
         level = [_again(sentence) for sentence in story.sentences]
-    return story
 
 
 def _parts(level: _Level, most_chars: int) -> list[_Level]:

@@ -8,13 +8,14 @@ from typing import Any
 
 from deployments.chat.citations import Citation, mark
 from deployments.chat.contracts import Passage, Provider
-from deployments.chat.story import story_of
+from deployments.chat.story import Story, tell
 from deployments.errors import AppError
 from pipelines.ids import new_id
 from pipelines.outcome import ClipOutcome
 from serve_app.analyses.request import AnalysisRequest
 from serve_app.chat.budget import Budget
 from serve_app.principal import Principal, Role
+from serve_app.to_the_end import to_the_end
 
 logger = logging.getLogger("ray.serve.vidray.runner")
 
@@ -64,13 +65,16 @@ class Stories:
             for one in outcomes
             if one.text
         ]
+        story = Story()
         try:
             await self._budget.require(owner)
-            story = await story_of(passages, self._provider, most_chars=self._most_chars, on_told=on_told)
+            await tell(story, passages, self._provider, most_chars=self._most_chars, on_told=on_told)
         except AppError as error:
             logger.warning("summary is left to quotes", extra={"analysis_id": request.id, "reason": error.code})
             return summary | {"instead_of": self._name, "reason": error.code}
-        await self._budget.record(owner, new_id("chat"), story.usage)
+        finally:
+            if story.calls:  # also of a story that failed or was cancelled half-way
+                await to_the_end(self._budget.record(owner, new_id("chat"), story.usage))
         if not story.sentences:
             return summary | {"instead_of": self._name, "reason": "no_sentence_with_a_place"}
         told = [

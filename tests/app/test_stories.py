@@ -2,15 +2,17 @@
 
 import asyncio
 import re
-from collections.abc import Iterator
+from collections.abc import AsyncGenerator, Iterator
 from typing import Any
 
 import pytest
 
 from benchmarks.stub_upstream import Fault, Stub, stub_upstream
+from deployments.chat.contracts import ChatRequest, Piece, Usage
 from deployments.chat.keys import Keys
 from deployments.chat.litellm_provider import LitellmProvider
 from deployments.chat.settings import ChatSettings, LitellmSettings, Upstream
+from deployments.errors import UpstreamFailed
 from serve_app.analyses.stories import Stories
 from serve_app.chat.budget import Budget
 from tests.app.analysis_house import CLIPS, House, Play
@@ -103,6 +105,40 @@ def test_a_model_that_names_no_place_leaves_the_quotes(play: Play, stub: Stub) -
         result = (await house.done(one)).result
         assert result is not None
         assert (result["summary"]["by"], result["summary"]["reason"]) == ("extractive", "no_sentence_with_a_place")
+
+    play(scenario)
+
+
+class Breaking:
+    """A provider that answers one call and fails at all others."""
+
+    kind = "breaking"
+    leaves_premises = True
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    async def answer(self, request: ChatRequest) -> AsyncGenerator[Piece, None]:
+        self.calls += 1
+        if self.calls > 1:
+            await asyncio.sleep(0.1)
+            raise UpstreamFailed("broken")
+        yield Piece("A number is shown.")
+        yield Piece(finish_reason="stop", usage=Usage(100, 10, 0.5), served_by="breaking", attempts=1)
+
+
+def test_what_a_story_had_cost_until_it_failed_counts_too(play: Play, stub: Stub) -> None:
+    async def scenario(house: House) -> None:
+        chat = ChatSettings(tokens_per_owner_per_day=1)
+        house.stories = Stories("cloud", Breaking(), Budget(house.store, chat), 20)
+        house.start()
+        reasons = []
+        for prompt in ("one", "two"):
+            one = (await house.submit(allow_cloud=True, prompt=prompt)).request.id
+            result = (await house.done(one)).result
+            assert result is not None
+            reasons.append(result["summary"]["reason"])
+        assert reasons == ["upstream_failed", "budget_exceeded"]
 
     play(scenario)
 

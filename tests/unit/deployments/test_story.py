@@ -8,7 +8,7 @@ import pytest
 
 from deployments.chat.citations import Citation, mark
 from deployments.chat.contracts import ChatRequest, Passage, Piece, Usage
-from deployments.chat.story import MOST_SENTENCES, Story, story_of
+from deployments.chat.story import MOST_SENTENCES, Story, tell
 from deployments.errors import UpstreamFailed
 
 MOST_CHARS = 8_000
@@ -40,7 +40,9 @@ class Teller:
 
 
 def told(teller: Teller, some: list[Passage]) -> Story:
-    return asyncio.run(story_of(some, teller, most_chars=MOST_CHARS))
+    story = Story()
+    asyncio.run(tell(story, some, teller, most_chars=MOST_CHARS))
+    return story
 
 
 def test_a_short_video_is_told_in_one_call() -> None:
