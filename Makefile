@@ -41,7 +41,7 @@ format: $(READY_TO_WORK) ## rewrite the code as `make lint` wants it
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 
-test: $(READY_TO_WORK) ## every test that needs no GPU
+test: $(READY_TO_WORK) ## every test but those of test-chaos and test-gpu
 	@$(BIN)/python -m pytest --durations=20 -m 'not chaos and not gpu' -n 2 --dist loadscope --no-loadscope-reorder
 
 test-chaos: $(READY_TO_WORK) ## the tests that break things on purpose and take minutes
@@ -61,7 +61,7 @@ eval-demo: $(READY_TO_WORK) ## measure the demo checkpoint on held-out scenes, f
 	@$(BIN)/python -m benchmarks.demo_model
 	@$(BIN)/python -m benchmarks.demo_invariance
 
-bench: bench-decode bench-timeline bench-pipeline bench-engine bench-scaling bench-memory bench-long-video bench-uploads bench-chaos bench-kills bench-http bench-chat bench-cloud bench-page bench-first-look ## all benchmarks
+bench: bench-decode bench-timeline bench-pipeline bench-engine bench-scaling bench-memory bench-long-video bench-uploads bench-chaos bench-kills bench-http bench-chat bench-cloud bench-page bench-first-look ## all benchmarks of speed
 
 bench-pipeline: $(READY_TO_WORK) ## efficiency of the whole chain against the bare engine
 	@$(BIN)/python -m benchmarks.pipeline

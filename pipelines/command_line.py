@@ -10,6 +10,7 @@ from typer import TyperException
 from deployments.contracts import GenerationOptions
 from deployments.errors import AppError, FrameTooLarge, InvalidInput, InvalidOption, OutputConflict, UnreadableVideo
 from deployments.validation import parse
+from deployments.vision.prompts import MOST_PROMPT_CHARS
 from pipelines.events import AskedEvents
 from pipelines.options import AnalysisOptions
 from pipelines.plan import SamplingOptions
@@ -24,8 +25,6 @@ def code_of(status: str) -> int:
     """Return the exit code for how an analysis ended."""
     return _ENDED.get(status, FAILED)
 
-
-MAX_PROMPT_CHARS = 10_000
 
 Seed = Annotated[int, typer.Option(help="which of the possible variations; the same seed gives the same caption")]
 Prompt = Annotated[str, typer.Option(help="what to ask about each clip")]
@@ -54,8 +53,8 @@ def analysis_options(given: Mapping[str, Any]) -> AnalysisOptions:
         raise InvalidOption(f"decoder must be pyav or decord, got {decoder!r}")
     if not prompt.strip():
         raise InvalidOption(f"prompt must say something, got {prompt!r}")
-    if len(prompt) > MAX_PROMPT_CHARS:
-        raise InvalidOption(f"prompt must have at most {MAX_PROMPT_CHARS} characters, got {len(prompt)}")
+    if len(prompt) > MOST_PROMPT_CHARS:
+        raise InvalidOption(f"prompt must have at most {MOST_PROMPT_CHARS} characters, got {len(prompt)}")
     sampling = {name: given[name] for name in SamplingOptions.model_fields}
     generation = {name: given[name] for name in GenerationOptions.model_fields if name in given}
     return AnalysisOptions(

@@ -165,20 +165,19 @@ def _markdown_events(result: Mapping[str, Any]) -> list[str]:
 
 
 class Format(NamedTuple):
-    """How a result is written, what the text is called over HTTP, and the ending of a file with it."""
+    """How a result is written, and what the text is called over HTTP."""
 
     write: Callable[[Mapping[str, Any]], str]
     media_type: str
-    extension: str
 
 
 FORMATS: Mapping[str, Format] = MappingProxyType(
     {
-        "json": Format(to_json, "application/json", ".json"),
-        "vtt": Format(to_webvtt, "text/vtt; charset=utf-8", ".vtt"),
-        "srt": Format(to_srt, "application/x-subrip", ".srt"),
-        "csv": Format(to_csv, "text/csv; charset=utf-8", ".csv"),
-        "md": Format(to_markdown, "text/markdown; charset=utf-8", ".md"),
+        "json": Format(to_json, "application/json"),
+        "vtt": Format(to_webvtt, "text/vtt; charset=utf-8"),
+        "srt": Format(to_srt, "application/x-subrip"),
+        "csv": Format(to_csv, "text/csv; charset=utf-8"),
+        "md": Format(to_markdown, "text/markdown; charset=utf-8"),
     }
 )
 

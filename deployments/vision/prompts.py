@@ -3,6 +3,8 @@
 import json
 from collections.abc import Sequence
 
+MOST_PROMPT_CHARS = 16_384
+"""Of what people ask about a clip, by whatever way."""
 DEFAULT_PROMPT = "Describe what happens in this video clip."
 _EVENTS_OPENING = "List every event of these kinds in the clip: "
 

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from deployments.contracts import GenerationOptions
-from deployments.vision.prompts import DEFAULT_PROMPT
+from deployments.vision.prompts import DEFAULT_PROMPT, MOST_PROMPT_CHARS
 from pipelines.describe import DescribeOptions
 from pipelines.events import EventKinds
 from pipelines.plan import SamplingOptions
@@ -18,7 +18,7 @@ class AnalysisOptions(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     model: str
-    prompt: Annotated[str, Field(min_length=1, max_length=16_384)] = DEFAULT_PROMPT
+    prompt: Annotated[str, Field(min_length=1, max_length=MOST_PROMPT_CHARS)] = DEFAULT_PROMPT
     sampling: SamplingOptions = SamplingOptions()
     generation: GenerationOptions = GenerationOptions()
     decoder: DecoderName = "pyav"

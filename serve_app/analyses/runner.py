@@ -101,11 +101,6 @@ class Runner:
         self._claiming = asyncio.Lock()
         self._wake = asyncio.Event()
 
-    @property
-    def running(self) -> int:
-        """How many analyses are at work here."""
-        return len(self._running)
-
     def nudge(self) -> None:
         """Look at the queue now instead of at the next poll."""
         self._wake.set()

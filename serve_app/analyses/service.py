@@ -3,10 +3,10 @@
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 from obstore.store import ObjectStore
 
@@ -20,11 +20,11 @@ from serve_app.analyses.submission import MAX_QUEUED, Asked, Submissions
 from serve_app.analyses.watch import Watch
 from serve_app.files import Files
 from serve_app.principal import Principal
+from serve_app.to_the_end import to_the_end
 
 logger = logging.getLogger("ray.serve.vidray.gateway")
 
 _READS_AT_ONCE = 32
-_Done = TypeVar("_Done")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,6 @@ class Analyses:
         self._nudge = nudge
         self._watch = Watch()
         self._followed = Followed(store)
-        self._at_work: set[asyncio.Task[Any]] = set()
 
     async def submit(self, principal: Principal, asked: Asked) -> View:
         """Accept an analysis; it stands when this returns, and runs when its turn comes.
@@ -59,7 +58,7 @@ class Analyses:
         Raises NotFound (the file), UnknownModel, InvalidOption, AnalysisConflict (the key was used for something else),
         Overloaded, StorageFull, StorageFailed.
         """
-        request, is_new = await self._held(self._submissions.submit(principal, asked))
+        request, is_new = await to_the_end(self._submissions.submit(principal, asked))
         return self._followed.begin(request) if is_new else await self.get(principal, request.id)
 
     @property
@@ -145,7 +144,7 @@ class Analyses:
         """Ask for the end; one that is done stays as it is. Raises NotFound."""
         view = await self.get(principal, analysis_id)
         if not view.progress.done:
-            await self._held(self._stop(principal, view))
+            await to_the_end(self._stop(principal, view))
         return view
 
     async def _stop(self, principal: Principal, view: View) -> None:
@@ -159,13 +158,13 @@ class Analyses:
         """
         view = await self.get(principal, analysis_id)
         if view.progress.state == "queued":
-            await self._held(self._requeue(principal, analysis_id, view.progress.round))
+            await to_the_end(self._requeue(principal, analysis_id, view.progress.round))
         else:
             result = await self._result(principal, view)
             failed = [clip["index"] for clip in result["clips"] if "error" in clip]
             if not failed:
                 raise AnalysisConflict("expected an analysis with failed clips, got one with none")
-            await self._held(self._reopen(principal, view, len(result["clips"]) - len(failed), failed))
+            await to_the_end(self._reopen(principal, view, len(result["clips"]) - len(failed), failed))
         return await self.get(principal, analysis_id)
 
     async def _requeue(self, principal: Principal, analysis_id: str, number: int) -> None:
@@ -199,14 +198,7 @@ class Analyses:
             state = view.progress.state
             raise AnalysisConflict(f"expected an analysis that is done, got one that is {state}: cancel it first")
         self._followed.forget(analysis_id)
-        await self._held(self._ledger(principal, analysis_id).delete())
-
-    async def _held(self, work: Coroutine[Any, Any, _Done]) -> _Done:
-        """Do it to the end, also when the client goes away meanwhile."""
-        task = asyncio.create_task(work)
-        self._at_work.add(task)
-        task.add_done_callback(self._at_work.discard)
-        return await asyncio.shield(task)
+        await to_the_end(self._ledger(principal, analysis_id).delete())
 
     def _ledger(self, principal: Principal, analysis_id: str) -> AnalysisLedger:
         return AnalysisLedger(self._store, principal.owner, analysis_id)

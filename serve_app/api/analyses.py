@@ -188,7 +188,7 @@ _FORMAT_ANSWERS: dict[int | str, dict[str, Any]] = {
         "description": "The result in the format that was asked for",
         "content": {
             media: {"schema": {"type": "string"}, "example": RESULT_TEXTS[name]}
-            for name, (_, media, _) in FORMATS.items()
+            for name, (_, media) in FORMATS.items()
             if name in RESULT_TEXTS
         }
         | {"application/json": {"schema": {"type": "object"}, "example": RESULT}},

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator, m
 from deployments.contracts import GenerationOptions
 from deployments.errors import InvalidOption
 from deployments.validation import parse
-from deployments.vision.prompts import DEFAULT_PROMPT
+from deployments.vision.prompts import DEFAULT_PROMPT, MOST_PROMPT_CHARS
 from pipelines.events import EventKinds
 from pipelines.plan import SamplingOptions
 from serve_app.analyses.request import AnalysisOptions
@@ -37,7 +37,7 @@ class NewAnalysisOptions(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     model: Annotated[str | None, Field(max_length=64, description="one of /v1/models; without it, the default")] = None
-    prompt: Annotated[str, Field(min_length=1, max_length=16_384)] = DEFAULT_PROMPT
+    prompt: Annotated[str, Field(min_length=1, max_length=MOST_PROMPT_CHARS)] = DEFAULT_PROMPT
     per: Literal["clip", "frame"] = "clip"
     clip_duration_s: Annotated[float, Field(gt=0.0, le=3600.0)] = 10.0
     clip_overlap_s: Annotated[float, Field(ge=0.0, le=3600.0)] = 0.0
