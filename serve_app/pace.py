@@ -33,7 +33,8 @@ def known_pace(model: ModelInfo, *, own_ray: bool) -> Pace | None:
     """
     if not model.revision.startswith("transformers:demo:"):
         return None
-    return Pace(begin_s=25.0 if own_ray else 5.0, frame_s=0.03)  # benchmarks/results/first_look.json
+    # Rounded from runs on two cores; for the film of benchmarks/first_look.py it says 43 s where one took 49.
+    return Pace(begin_s=25.0 if own_ray else 5.0, frame_s=0.03)
 
 
 class Stopwatch:
