@@ -109,6 +109,17 @@ def test_a_model_that_names_no_place_leaves_the_quotes(play: Play, stub: Stub) -
     play(scenario)
 
 
+async def reasons(house: House) -> list[str | None]:
+    """Return why each of two analyses, one after the other, has quotes for a summary; None where it has not."""
+    found = []
+    for prompt in ("one", "two"):
+        one = (await house.submit(allow_cloud=True, prompt=prompt)).request.id
+        result = (await house.done(one)).result
+        assert result is not None
+        found.append(result["summary"].get("reason"))
+    return found
+
+
 class Breaking:
     """A provider that answers one call and fails at all others."""
 
@@ -132,13 +143,7 @@ def test_what_a_story_had_cost_until_it_failed_counts_too(play: Play, stub: Stub
         chat = ChatSettings(tokens_per_owner_per_day=1)
         house.stories = Stories("cloud", Breaking(), Budget(house.store, chat), 20)
         house.start()
-        reasons = []
-        for prompt in ("one", "two"):
-            one = (await house.submit(allow_cloud=True, prompt=prompt)).request.id
-            result = (await house.done(one)).result
-            assert result is not None
-            reasons.append(result["summary"]["reason"])
-        assert reasons == ["upstream_failed", "budget_exceeded"]
+        assert await reasons(house) == ["upstream_failed", "budget_exceeded"]
 
     play(scenario)
 
@@ -147,13 +152,7 @@ def test_stories_count_in_the_owner_s_budget(play: Play, stub: Stub) -> None:
     async def scenario(house: House) -> None:
         set_up(house, stub, tokens_per_owner_per_day=1)
         house.start()
-        reasons = []
-        for prompt in ("one", "two"):
-            one = (await house.submit(allow_cloud=True, prompt=prompt)).request.id
-            result = (await house.done(one)).result
-            assert result is not None
-            reasons.append(result["summary"].get("reason"))
-        assert reasons == [None, "budget_exceeded"]
+        assert await reasons(house) == [None, "budget_exceeded"]
         assert len(stub.asked) == 1
 
     play(scenario)
