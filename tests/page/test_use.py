@@ -577,7 +577,7 @@ class Slow:
         self.permits = threading.Semaphore(0)
 
     async def answer(self, request: ChatRequest) -> AsyncGenerator[Piece, None]:
-        for word in ("First", " comes", " [0:02.5", "-0:04.25]", " green."):
+        for word in ("First", " comes", " [0:02.5", "-0:03.75]", " green."):
             await asyncio.to_thread(self.permits.acquire)
             yield Piece(word)
         yield Piece(finish_reason="stop", usage=Usage(), served_by="slow")
@@ -590,14 +590,14 @@ def test_an_answer_is_shown_as_it_is_written(page: Page, served: Served, video: 
     page.get_by_label("Question").fill("What comes first?")
     page.get_by_role("button", name="Ask").click()
     answer = page.locator("#chat .assistant")
-    for said in ("First", "First comes", "First comes [0:02.5", "First comes [0:02.5-0:04.25]"):
+    for said in ("First", "First comes", "First comes [0:02.5", "First comes [0:02.5-0:03.75]"):
         slow.permits.release()
         expect(answer).to_have_text(said)
         expect(page.locator("#chat")).to_have_attribute("aria-busy", "true")
     answer.locator(".cite").click()
     assert at_s(page) == pytest.approx(2.5, abs=0.05), "before the answer is whole"
     slow.permits.release()
-    expect(answer).to_have_text("First comes [0:02.5-0:04.25] green.")
+    expect(answer).to_have_text("First comes [0:02.5-0:03.75] green.")
     expect(page.locator("#chat")).not_to_have_attribute("aria-busy", "true")
 
 

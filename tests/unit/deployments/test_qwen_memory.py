@@ -175,9 +175,10 @@ def test_a_cache_that_could_not_grow_as_a_whole_serves_the_next_clip(monkeypatch
 
 def tensor_bytes() -> int:
     """Return the bytes of all tensors that anything in this process still refers to."""
-    # By their type: some other objects warn when they are asked for their class.
-    tensors = [one for one in gc.get_objects() if issubclass(type(one), torch.Tensor) and not one.is_mkldnn]
-    return sum({one.untyped_storage().data_ptr(): one.untyped_storage().nbytes() for one in tensors}.values())
+    # By their very type: compilers leave tensors of other types behind, which have no memory.
+    plain = [one for one in gc.get_objects() if type(one) in (torch.Tensor, torch.nn.Parameter)]
+    stored = [one.untyped_storage() for one in plain if one.layout is torch.strided]
+    return sum({storage.data_ptr(): storage.nbytes() for storage in stored}.values())
 
 
 def test_an_unloaded_engine_holds_nothing_and_says_the_same_after_it_is_loaded_again() -> None:
