@@ -86,6 +86,13 @@ def test_the_model_loads_once_and_says_its_state_meanwhile() -> None:
     asyncio.run(run())
 
 
+async def until(holds: Callable[[], bool]) -> None:
+    """Wait until it holds. Raises TimeoutError."""
+    async with asyncio.timeout(20):
+        while not holds():  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+
+
 class Counting(SimulatedEngine):
     """Counts what is asked of its device."""
 
@@ -177,7 +184,7 @@ def test_other_idle_seconds_count_from_when_they_are_told(
         await asyncio.sleep(0.05)
         model.reconfigure({"idle_unload_s": then_s})
         await asyncio.sleep(0.2)
-        assert engine.done == done
+        await until(lambda: engine.done == done)
 
     asyncio.run(run())
 
@@ -196,8 +203,7 @@ def test_a_model_is_not_idle_while_its_engine_works_for_a_caller_that_has_gone()
             await asyncio.wait_for(model.describe(request()), 0.1)
         await asyncio.sleep(0.1)
         assert (await model.status()).state == "ready"
-        await asyncio.sleep(0.4)
-        assert engine.done == ["load", "start", "unload"]
+        await until(lambda: engine.done == ["load", "start", "unload"])
 
     asyncio.run(run())
 
@@ -340,8 +346,7 @@ def test_a_device_that_is_lost_as_the_model_comes_or_goes_is_told(at: str) -> No
         model.reconfigure({"batch_wait_s": 0.0, "idle_unload_s": 0.05})
         with contextlib.suppress(ModelLoadFailed):
             await model.describe(request())
-        await asyncio.sleep(0.3)
-        assert lost == [True]
+        await until(lambda: lost == [True])
 
     asyncio.run(run())
 
