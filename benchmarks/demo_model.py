@@ -8,30 +8,22 @@ import argparse
 import asyncio
 import hashlib
 import tempfile
-from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
-from itertools import repeat
-from multiprocessing import get_context
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 from safetensors import safe_open
 
-from benchmarks.demo_pipeline import FORMATS, Film, Format, ask, write_film
-from benchmarks.demo_words import OWN_WORDS
+from benchmarks.demo_exams import SETS, UNCUT, Exam, write_exams
+from benchmarks.demo_pipeline import FORMATS, ask
 from benchmarks.model_app import model_app
 from benchmarks.results_file import Bar, table, write_result
 from deployments.contracts import DescribeRequest, ModelInfo
 from deployments.settings import VisionSettings
 from deployments.vision.catalog import DEMO_DIR, model_info
 from deployments.vision.client import VisionClient, wait_for_model
-from deployments.vision.demo.answers import NO_EVENTS, Description, is_answer, observe
-from deployments.vision.demo.layout import ASPECT_FOR_THREE, Mix
-from deployments.vision.demo.prompts import QUESTIONS, sample_question
-from deployments.vision.demo.scenes import SceneSpec
-from deployments.vision.demo.scoring import clock_error_s, same_events, score_descriptions
-from deployments.vision.prompts import DEFAULT_PROMPT
+from deployments.vision.demo.answers import Description
+from deployments.vision.demo.scoring import clock_error_s, score_descriptions
 from deployments.vision.qwen.engine import TransformersEngine
 from serve_app.cluster_app import local_app
 
@@ -39,104 +31,13 @@ MODEL = "demo"
 BARS = {"colour": 0.99, "background": 0.99, "shape": 0.97, "motion": 0.97, "count": 0.97, "clock": 0.90}
 EXACT_BARS = {"one object": 0.90, "two objects": 0.75}
 MOST_LOST = 0.01
-_UNCUT = {
-    "one object": Mix((1.0, 0.0, 0.0), clock=0.5, events=0.3, cut=0.0),
-    "two objects": Mix((0.0, 1.0, 0.0), clock=0.5, events=0.3, cut=0.0),
-    "three objects": Mix((0.0, 0.0, 1.0), clock=0.5, events=0.3, cut=0.0),
-}
-_CUT, _ONE_FRAME = "a cut inside", "one frame"
-_SETS = _UNCUT | {_CUT: Mix(clock=0.5, events=0.0, cut=1.0), _ONE_FRAME: Mix(clock=0.5, events=0.0, cut=0.0)}
-_FORMATS_OF = {
-    "three objects": tuple(form for form in FORMATS if form.size[0] / form.size[1] >= ASPECT_FOR_THREE),
-    _ONE_FRAME: tuple(Format(size, crf=23, scene_s=2.0, frames=1) for size in ((640, 360), (360, 640))),
-}
-"""Of the sets that are not of every format."""
 _ALL_UNCUT = "one to three objects"
-_OWN_WORDS = "other words"
-_KINDS = (*QUESTIONS, "unknown", "describe", _OWN_WORDS)
 _BATCH_CLIPS = 16
 Scores = dict[str, dict[str, float]]
 
 
-@dataclass(frozen=True, slots=True)
-class Question:
-    """A question of the kind, and the only right answer; None where any will do that the model has words for."""
-
-    kind: str
-    prompt: str
-    right: str | None
-
-    def marks(self, said: str) -> Iterator[tuple[str, bool]]:
-        """Yield (figure, whether right): of the kind, and of its parts where it is about events."""
-        yield self.kind, is_answer(said) if self.right is None else said == self.right
-        if self.kind == "events" and self.right is not None:
-            if self.right == NO_EVENTS:
-                yield "events, none happen", said == self.right
-            else:
-                yield "events, some happen", said == self.right
-                yield "events, within a second", same_events(said, self.right, within_s=1)
-
-
-@dataclass(frozen=True, slots=True)
-class Exam:
-    """A film of scenes to describe, and the further questions about each scene."""
-
-    name: str
-    film: Film
-    questions: list[list[Question]]
-
-    @property
-    def truths(self) -> list[Description]:
-        return [observe(scene, self.film.times_s) for scene in self.film.scenes]
-
-    @property
-    def prompts(self) -> list[list[str]]:
-        return [[DEFAULT_PROMPT, *(question.prompt for question in some)] for some in self.questions]
-
-
 Answer = Callable[[Exam], list[list[str]]]
 """Answers each scene's prompts."""
-
-
-def write_exams(folder: Path, scenes: int, sets: dict[str, Mix], kinds: tuple[str, ...] = _KINDS) -> Iterator[Exam]:
-    """Write every set's `scenes` scenes as one film of each format in `folder`.
-
-    Questions are asked about one film of each format: about as many scenes as a set has, of the sets in turn. About
-    events every scene with a cut is asked, too.
-    """
-    forms = [(name, form) for name in sets for form in _FORMATS_OF.get(name, FORMATS)]
-    seeds = {name: seed for seed, name in enumerate(sets, start=101)}
-    with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
-        films = pool.map(
-            write_film,
-            repeat(folder),
-            [form for _, form in forms],
-            [-(-scenes // len(_FORMATS_OF.get(name, FORMATS))) for name, _ in forms],
-            [sets[name] for name, _ in forms],
-            [seeds[name] for name, _ in forms],
-        )
-        uncut = [name for name in sets if name in _UNCUT]
-        for (name, form), film in zip(forms, films, strict=True):
-            rng = np.random.default_rng([*form.size, 1])
-            asked = name in uncut and uncut[FORMATS.index(form) % len(uncut)] == name
-            questions = [_questions(rng, film, scene, kinds if asked else ()) for scene in film.scenes]
-            if name == _CUT and "events" in kinds:
-                questions = [_across_a_cut(rng, film, scene) for scene in film.scenes]
-            yield Exam(name, film, questions)
-
-
-def _questions(rng: np.random.Generator, film: Film, scene: SceneSpec, kinds: tuple[str, ...]) -> list[Question]:
-    return [
-        Question(kind, str(rng.choice(OWN_WORDS)), None)
-        if kind == _OWN_WORDS
-        else Question(*sample_question(rng, scene, film.times_s, kind))
-        for kind in kinds
-    ]
-
-
-def _across_a_cut(rng: np.random.Generator, film: Film, scene: SceneSpec) -> list[Question]:
-    _, prompt, right = sample_question(rng, scene, film.times_s, "events")
-    return [Question(f"events, {_CUT}", prompt, right)]
 
 
 def app_config(checkpoint: Path) -> dict[str, object]:
@@ -190,7 +91,7 @@ def measure(exams: list[Exam], answer: Answer) -> Scores:
     right: dict[str, list[bool]] = {}
     for exam in exams:
         told = answer(exam)
-        for name in (exam.name, *([_ALL_UNCUT] if exam.name in _UNCUT else [])):
+        for name in (exam.name, *([_ALL_UNCUT] if exam.name in UNCUT else [])):
             truths.setdefault(name, []).extend(exam.truths)
             texts.setdefault(name, []).extend(answers[0] for answers in told)
         for questions, (_, *answers) in zip(exam.questions, told, strict=True):
@@ -251,7 +152,7 @@ def main() -> None:
     settings = _settings(args.checkpoint)
     model = model_info(MODEL, settings)
     with tempfile.TemporaryDirectory() as folder:
-        exams = list(write_exams(Path(folder), args.scenes, _SETS))
+        exams = list(write_exams(Path(folder), args.scenes, SETS))
         engine = TransformersEngine(settings)
         engine.load()
         arrays = measure(exams, from_arrays(engine, model))

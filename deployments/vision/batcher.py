@@ -235,11 +235,11 @@ class ClipBatcher:
     def _steps(self) -> list[tuple[Prepared, Caption]]:
         """Go on until something ends, somebody new has come or the round is over."""
         over_s = time.perf_counter() + _ROUND_S
-        while True:
-            with self._own_peak():
+        with self._own_peak():
+            while True:
                 ended = self.engine.step()
-            if ended or self._arrived or time.perf_counter() >= over_s:
-                return ended
+                if ended or self._arrived or time.perf_counter() >= over_s:
+                    return ended
 
     def _begin_call(self) -> float:
         self.busy_since_s = time.monotonic()

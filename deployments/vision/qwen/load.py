@@ -75,7 +75,7 @@ def load_checkpoint(
     """Return the model in evaluation mode on its device, its tokenizer, and the compute type.
 
     `report` hears what share of the weights is there. Only safetensors are read and no code from the checkpoint is run.
-    Raises ModelLoadFailed, OutOfMemory, DeviceLost.
+    Raises ModelLoadFailed, and a device's own RuntimeErrors.
     """
     device = choose_device(settings)
     dtype = choose_dtype(settings, device)
@@ -101,7 +101,7 @@ def load_checkpoint(
         )
     except (OSError, ValueError, RuntimeError, ImportError, KeyError, SafetensorError) as error:
         if isinstance(error, RuntimeError) and type(translate(error)) is not EngineFailed:
-            raise translate(error) from error  # the device's fault, not the checkpoint's
+            raise  # the device's fault, not the checkpoint's
         wanted = "directory with" if local else "directory or hub id of"
         raise ModelLoadFailed(
             f"checkpoint must be a {wanted} a Qwen2.5-VL model in safetensors, got {type(error).__name__}"

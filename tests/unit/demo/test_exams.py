@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.demo_model import Exam, bars, lost, measure, write_exams
+from benchmarks.demo_exams import Exam, write_exams
+from benchmarks.demo_model import bars, lost, measure
 from benchmarks.demo_words import OWN_WORDS
 from deployments.settings import VisionSettings
 from deployments.vision.catalog import model_info
