@@ -17,6 +17,7 @@ from benchmarks.engine_work import (
     HEIGHT,
     LEAST_TOKENS,
     MOST_TOKENS,
+    UNDER_WAY,
     WIDTH,
     Model,
     clips,
@@ -83,7 +84,7 @@ def measure(model: Model, vllm_python: Path | None) -> tuple[dict[str, dict[str,
         asked += len(requests)
         print(f"{model.name}, {name}: {speeds[f'{model.name}, {name}']}", flush=True)
     if vllm_python is not None:
-        version, taken = ask_vllm(vllm_python, model.checkpoint, cases, model.repeats + 1)
+        version, taken = ask_vllm(vllm_python, model.checkpoint, cases, max_clips=UNDER_WAY, repeats=model.repeats + 1)
         for name, requests in cases.items():
             speeds[f"{model.name}, {name}"][f"vLLM {version}"] = len(requests) / statistics.median(taken[name][1:])
     found = {
@@ -136,7 +137,8 @@ def main() -> None:
     args = parser.parse_args()
     models = models_to_measure()
     if args.vllm_python:  # an hour's figures are not to be lost to an interpreter without it
-        ask_vllm(args.vllm_python, models[0].checkpoint, {"trial": clips(1, 1, varying=False)}, 1)
+        trial = {"trial": clips(1, 1, varying=False)}
+        ask_vllm(args.vllm_python, models[0].checkpoint, trial, max_clips=UNDER_WAY, repeats=1)
     speeds: dict[str, dict[str, float]] = {}
     found: dict[str, dict[str, float]] = {}
     for model in [one for one in models if args.only in (None, one.name)]:

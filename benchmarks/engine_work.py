@@ -10,15 +10,15 @@ import numpy as np
 
 from benchmarks.random_checkpoint import endless_demo, random_model
 from deployments.contracts import DescribeRequest, FrameBatch, GenerationOptions
-from deployments.settings import VisionSettings, VisionTuning
+from deployments.settings import MAX_BATCH_CLIPS, VisionSettings
 from deployments.vision.engine import Prepared
 from deployments.vision.prompts import DEFAULT_PROMPT
 from deployments.vision.qwen.engine import TransformersEngine
 
 WIDTH, HEIGHT = 196, 112
 EQUAL_TOKENS, LEAST_TOKENS, MOST_TOKENS = 32, 8, 256
-UNDER_WAY = VisionTuning().max_batch_clips or 32
-"""Most clips that are under way in the engine, as it is shipped; vLLM has 32."""
+UNDER_WAY = MAX_BATCH_CLIPS
+"""Most clips that are under way in the engine, as it is shipped, and in vLLM."""
 Answer = TypeVar("Answer")
 
 

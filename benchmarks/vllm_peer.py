@@ -40,9 +40,12 @@ _PROCESSOR = {
 
 
 def ask_vllm(
-    python: Path, checkpoint: Path, cases: Mapping[str, "Sequence[DescribeRequest]"], repeats: int
+    python: Path, checkpoint: Path, cases: Mapping[str, "Sequence[DescribeRequest]"], *, max_clips: int, repeats: int
 ) -> tuple[str, dict[str, list[float]]]:
-    """Return vLLM's version, and for each case the seconds that it took for all clips at once, for each repeat."""
+    """Return vLLM's version, and for each case the seconds that it took for its clips, for each repeat.
+
+    At most `max_clips` are under way in it at a time.
+    """
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         for name, content in (
@@ -58,7 +61,7 @@ def ask_vllm(
             (work / f"{name}.lengths").write_text(json.dumps([one.options.max_tokens for one in requests]))
         environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
         subprocess.run(
-            [python, __file__, work, next(iter(cases.values()))[0].prompt, str(repeats), *cases],
+            [python, __file__, work, next(iter(cases.values()))[0].prompt, str(max_clips), str(repeats), *cases],
             env=environment | {"PYTHONPATH": folder, "HF_HUB_OFFLINE": "1", "VLLM_LOGGING_LEVEL": "ERROR"},
             stdout=sys.stderr,
             check=True,
@@ -67,7 +70,7 @@ def ask_vllm(
     return told["version"], told["taken_s"]
 
 
-def main(folder: str, prompt: str, repeats: str, *cases: str) -> None:
+def main(folder: str, prompt: str, max_clips: str, repeats: str, *cases: str) -> None:
     """Measure and write `seconds.json` into the folder."""
     from vllm import LLM, SamplingParams, __version__  # type: ignore[import-not-found]
 
@@ -75,7 +78,7 @@ def main(folder: str, prompt: str, repeats: str, *cases: str) -> None:
         model=folder,
         dtype="float32",
         max_model_len=2048,
-        max_num_seqs=32,
+        max_num_seqs=int(max_clips),
         disable_log_stats=True,
         enable_prefix_caching=False,
         kv_cache_memory_bytes=2 * 2**30,

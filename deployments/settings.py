@@ -8,6 +8,9 @@ APP_NAME = "vidray"
 """The Serve application's."""
 Quantization = Literal["none", "nf4", "int8"]
 """How weights are stored: as they are, in 4 bits (NormalFloat with double quantisation), or in 8."""
+MAX_BATCH_CLIPS = 64
+MAX_ONGOING_CLIPS = 2 * MAX_BATCH_CLIPS
+"""Calls that a replica takes where its config does not say: the next batch waits at the engine."""
 
 
 def deployment_name(model: str) -> str:
@@ -57,7 +60,7 @@ class SimulatedSettings(_Frozen):
 class VisionTuning(_Frozen):
     """What may change while a replica runs: the `user_config` of its deployment."""
 
-    max_batch_clips: Annotated[int, Field(ge=1, le=1024)] | None = 32
+    max_batch_clips: Annotated[int, Field(ge=1, le=1024)] | None = MAX_BATCH_CLIPS
     """Most clips under way in the engine; its memory may hold fewer. None: as many as its memory holds."""
     batch_wait_s: Annotated[float, Field(ge=0.0, le=10.0)] = 0.005
     """How long an idle engine waits for a first clip's neighbours, in seconds."""

@@ -10,7 +10,7 @@ from ray.serve import Application, Deployment
 
 from deployments.chat.client import CHAT
 from deployments.chat.deployment import ChatProxy
-from deployments.settings import deployment_name
+from deployments.settings import MAX_ONGOING_CLIPS, deployment_name
 from deployments.vision.cloud import CloudVision
 from deployments.vision.replica import VisionReplica
 from serve_app.gateway import Gateway
@@ -35,7 +35,7 @@ def build_app(args: AppArgs) -> Application:
     The options here are those that follow from the code; replicas, resources and scaling are the YAML's.
     """
     models = {
-        MODEL + name: _deployment(VisionReplica, deployment_name(name), 64).bind(name, settings)
+        MODEL + name: _deployment(VisionReplica, deployment_name(name), MAX_ONGOING_CLIPS).bind(name, settings)
         for name, settings in args.models.items()
     }
     # They wait on others all the time: without a word in the YAML they must not take a CPU from the decoders.

@@ -9,7 +9,7 @@ from ray.serve.schema import DeploymentSchema, ServeApplicationSchema, ServeDepl
 
 from deployments.chat.client import CHAT
 from deployments.errors import InvalidConfig
-from deployments.settings import VisionTuning, deployment_name
+from deployments.settings import MAX_ONGOING_CLIPS, VisionTuning, deployment_name
 from deployments.validation import parse
 from serve_app.config import app_args, app_of, read_config
 from serve_app.settings import CLOUD_VISION, GATEWAY, RUNNER, AppArgs
@@ -46,7 +46,7 @@ def _check_deployments(deployments: list[dict[str, Any]], args: AppArgs) -> None
         if name in vision:
             where = f"deployments.{name}.user_config"
             tuning = parse(VisionTuning, deployment.get("user_config") or {}, error=InvalidConfig, where=where)
-            limit = deployment.get("max_ongoing_requests", 64)
+            limit = deployment.get("max_ongoing_requests", MAX_ONGOING_CLIPS)
             if tuning.max_batch_clips is not None and limit < 2 * tuning.max_batch_clips:
                 raise InvalidConfig(
                     f"deployments.{name}: max_ongoing_requests must be at least twice max_batch_clips "

@@ -5,7 +5,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from deployments.chat.settings import ChatSettings, CloudVisionSettings, VisionChatSettings
-from deployments.settings import VisionSettings
+from deployments.settings import MAX_BATCH_CLIPS, VisionSettings
 
 GATEWAY, RUNNER, CLOUD_VISION = "gateway", "runner", "cloud-vision"
 """The deployments beside those of the models, as serve_config.yaml must spell them."""
@@ -104,7 +104,7 @@ class AppArgs(BaseModel):
     decode_cpus: Annotated[float, Field(gt=0.0, le=64.0)] = 1.0
     """CPUs that Ray accounts to one decode task."""
 
-    in_flight_clips: Annotated[int, Field(ge=1, le=4096)] = 32
+    in_flight_clips: Annotated[int, Field(ge=1, le=4096)] = MAX_BATCH_CLIPS
     """Most clips of one runner between decoder and commit: as many as its replicas have under way keep them busy."""
 
     @model_validator(mode="after")

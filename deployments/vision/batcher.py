@@ -1,23 +1,21 @@
-"""Decide what an engine works on: clips join what is under way as soon as memory allows, and leave when they end."""
+"""Keep an engine at work: clips join what is under way as soon as memory allows, and leave when they end."""
 
 import asyncio
 import dataclasses
 import logging
-import math
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from deployments.contracts import Caption, DescribeRequest, EngineRequest
-from deployments.errors import AppError, ClipRejected, DeviceLost, EngineFailed, OutOfMemory
+from deployments.errors import ClipRejected, DeviceLost, EngineFailed, OutOfMemory
 from deployments.settings import VisionTuning
 from deployments.vision.budget import MemoryBudget
 from deployments.vision.engine import MemoryReading, Prepared, VisionEngine
 from deployments.vision.observer import Observer
+from deployments.vision.waiting import Clip, WaitingClips, cache_tokens, fail
 
 Answer = TypeVar("Answer")
 
@@ -27,28 +25,13 @@ _ROUND_S = 0.25
 """How long steps go on before the event loop hears of it."""
 
 
-@dataclass(slots=True, eq=False)
-class _Clip:
-    """A request on its way: `engine_s` is its share of the engine's time so far; `alone` forbids it company."""
-
-    prepared: Prepared
-    since_s: float
-    answer: asyncio.Future[Caption]
-    alone: bool = False
-    ran_out_alone: bool = False
-    queue_s: float = 0.0
-    engine_s: float = 0.0
-    company: int = 1
-
-
 class ClipBatcher:
     """Turns single `describe` calls into an engine's starts and steps, in the order of arrival.
 
-    As many are under way as `tuning.max_batch_clips` and the memory budget allow. Where memory runs out, the budget is
-    lowered and half of the batch is tried, at last a clip alone, twice, and then its questions one by one. What fails
-    otherwise is tried again clip by clip, with nothing else under way, so that one bad clip does not fail its
-    neighbours. A caller that goes away takes its clip with it. Nothing else is needed to stop: the loop's task ends
-    whenever no clip is left.
+    As many are under way as `tuning.max_batch_clips` and the memory budget allow. What fails is tried again as
+    `WaitingClips` says, so that one bad clip does not fail its neighbours; of a clip that does not fit alone its
+    questions one by one. A caller that goes away takes its clip with it. Nothing else is needed to stop: the loop's
+    task ends whenever no clip is left.
     """
 
     def __init__(
@@ -62,7 +45,6 @@ class ClipBatcher:
         self.tuning = tuning
         self._on_lost = on_lost
         self._observer = observer or Observer()
-        self.budget = MemoryBudget(None)
         self.memory: MemoryReading | None = None
         self.failures_in_a_row = 0
         self.lost: DeviceLost | None = None
@@ -72,9 +54,8 @@ class ClipBatcher:
         # the next clips ready meanwhile.
         self._engine_thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="engine")
         self._prepare_thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="prepare")
-        self._waiting: deque[_Clip] = deque()
-        self._under_way: list[_Clip] = []
-        self._most_next: int | None = None
+        self._waiting = WaitingClips()
+        self._under_way: list[Clip] = []
         self._arrived = False
         self._loop: asyncio.Task[None] | None = None
 
@@ -89,19 +70,31 @@ class ClipBatcher:
         return self._loop is not None and not self._loop.done()
 
     @property
-    def _most_clips(self) -> float:
-        return math.inf if self.tuning.max_batch_clips is None else self.tuning.max_batch_clips
+    def budget(self) -> MemoryBudget:
+        """What is known of how much fits into the device's memory."""
+        return self._waiting.budget
+
+    def loaded(self, memory: MemoryReading | None) -> None:
+        """Begin to learn how much fits from the reading of the loaded model, with nothing under way."""
+        self.memory = memory
+        self._waiting.budget = MemoryBudget(memory)
 
     async def on_engine(self, call: Callable[..., Answer], *args: Any) -> Answer:
         """Call something on the engine's thread, between starts and steps."""
         return await asyncio.get_running_loop().run_in_executor(self._engine_thread, call, *args)
 
     async def describe(self, request: EngineRequest) -> Caption:
-        """Caption one clip, or go on with one conversation; `engine_s`, `queue_s` and `batch_clips` are filled here."""
+        """Caption one clip, or go on with one conversation; `engine_s`, `queue_s` and `batch_clips` are filled here.
+
+        Raises OutOfMemory where one does not fit alone because others have taken of the device's memory, ClipRejected
+        where it does not otherwise, and what the engine raises.
+        """
         try:
             return await self._described(request)
         except OutOfMemory as error:
             if not isinstance(request, DescribeRequest) or not request.also:
+                if self.budget.is_short(self.memory):
+                    raise  # others have taken of the device since; they may give it back
                 raise ClipRejected("a clip must fit into the device's memory alone, got one that does not") from error
         # The answers to its questions do not fit side by side.
         parts = [await self.describe(part) for part in request.apart()]
@@ -114,7 +107,7 @@ class ClipBatcher:
         prepared = await loop.run_in_executor(self._prepare_thread, self.engine.prepare, request)
         if self.lost is not None:
             raise self.lost
-        clip = _Clip(prepared, since_s, loop.create_future())
+        clip = Clip(prepared, since_s, loop.create_future())
         self._waiting.append(clip)
         self._arrived = True
         if not self.at_work:
@@ -122,13 +115,14 @@ class ClipBatcher:
         return await clip.answer
 
     async def _serve(self) -> None:
-        if len(self._waiting) < self._most_clips:
+        most = self.tuning.max_batch_clips
+        if most is None or len(self._waiting) < most:
             await asyncio.sleep(self.tuning.batch_wait_s)
         try:
             while self._waiting or self._under_way:
                 await self._leave_with_callers()
                 self._arrived = False
-                batch = self._next_batch()
+                batch = self._waiting.take(self._under_way, self.tuning.max_batch_clips)
                 self._observer.waiting(len(self._waiting))
                 if batch:
                     await self._start(batch)
@@ -137,43 +131,27 @@ class ClipBatcher:
         except DeviceLost as error:  # as clips were dropped
             self._lose(error)
         except BaseException as error:
-            _fail([*self._waiting, *self._under_way], error)
+            self._waiting.fail_all(error)
+            fail(self._under_way, error)
             raise
 
-    def _next_batch(self) -> list[_Clip]:
-        """Take what may begin now. Nothing overtakes: what does not fit yet is not kept waiting by those behind it."""
-        batch: list[_Clip] = []
-        most = self._most_clips - len(self._under_way)
-        if self._most_next is not None:
-            most = min(most, self._most_next)
-        while self._waiting and len(batch) < most:
-            clip = self._waiting[0]
-            together = [*self._under_way, *batch, clip]
-            if len(together) > 1 and (any(one.alone for one in together) or not self._fit(together)):
-                break
-            batch.append(self._waiting.popleft())
-        return batch
-
-    def _fit(self, clips: Sequence[_Clip]) -> bool:
-        return self.budget.fits(_cache_tokens(clips), frames=sum(clip.prepared.frame_count for clip in clips))
-
     async def _leave_with_callers(self) -> None:
-        self._waiting = deque(clip for clip in self._waiting if not clip.answer.done())
+        self._waiting.forget_answered()
         if left := [clip for clip in self._under_way if clip.answer.done()]:
             await self._drop(left)
 
-    async def _drop(self, clips: Sequence[_Clip]) -> None:
+    async def _drop(self, clips: Sequence[Clip]) -> None:
         await self.on_engine(self.engine.drop, [clip.prepared for clip in clips])
         self._under_way = [clip for clip in self._under_way if clip not in clips]
 
-    async def _start(self, batch: list[_Clip]) -> None:
+    async def _start(self, batch: list[Clip]) -> None:
         begun_s = self._begin_call()
-        tokens = _cache_tokens([*self._under_way, *batch])
+        tokens = cache_tokens([*self._under_way, *batch])
         try:
             reading = await self.on_engine(self._start_and_read, [clip.prepared for clip in batch])
         except Exception as error:
             # A start fails as a whole and leaves what was under way as it was.
-            self._try_again(batch, error, tokens, company=len(batch) > 1 or bool(self._under_way))
+            self._failed(batch, error, tokens, company=len(batch) > 1 or bool(self._under_way))
             return
         finally:
             self.busy_since_s = None
@@ -186,7 +164,7 @@ class ClipBatcher:
             cache_tokens=tokens,
             memory=reading,
         )
-        self._most_next = None
+        self._waiting.begun()
         self._under_way += batch
         for clip in batch:
             clip.queue_s, clip.engine_s = begun_s - clip.since_s, read_s / len(batch)
@@ -203,7 +181,7 @@ class ClipBatcher:
         try:
             yield
         except BaseException:
-            self.engine.memory()
+            self.memory = self.engine.memory()
             raise
 
     async def _go_on(self) -> None:
@@ -215,7 +193,7 @@ class ClipBatcher:
             if not isinstance(error, DeviceLost):
                 await self._drop(clips)
             self._under_way = []
-            self._try_again(clips, error, _cache_tokens(clips), company=len(clips) > 1)
+            self._failed(clips, error, cache_tokens(clips), company=len(clips) > 1)
             return
         finally:
             self.busy_since_s = None
@@ -245,55 +223,26 @@ class ClipBatcher:
         self.busy_since_s = time.monotonic()
         return time.perf_counter()
 
-    def _try_again(self, clips: list[_Clip], error: Exception, tokens: int, *, company: bool) -> None:
-        """Put clips whose call failed back at the head of the queue where another way is left; fail them otherwise.
-
-        `tokens` were to be under way in all.
-        """
+    def _failed(self, clips: list[Clip], error: Exception, tokens: int, *, company: bool) -> None:
+        """Count a failed call, in which `tokens` were to be under way, and see to its clips."""
         if isinstance(error, DeviceLost):
-            self._waiting.extendleft(reversed(clips))
+            fail(clips, error)
             self._lose(error)
             return
         if isinstance(error, OutOfMemory):
-            if company:  # what a lone clip takes says nothing of several
-                self.budget.ran_out(tokens)
+            if company:
                 self._observer.ran_out_of_memory()
-                logger.warning("out of memory", extra={"clips": len(clips), "budget_tokens": self.budget.tokens})
-                self._most_next = max(len(clips) // 2, 1)
-                clips[0].alone = len(clips) == 1
-                self._waiting.extendleft(reversed(clips))
-            elif not clips[0].ran_out_alone:
-                # What the engine and its neighbours had to spare is free now.
-                clips[0].alone = clips[0].ran_out_alone = True
-                self._waiting.appendleft(clips[0])
-            else:
-                _fail(clips, error)
-            return
-        if isinstance(error, EngineFailed):
+        elif isinstance(error, EngineFailed):
             self.failures_in_a_row += 1
             self._observer.failed()
             logger.warning("engine call failed", exc_info=error, extra={"clips": len(clips)})
-        if isinstance(error, AppError) and len(clips) > 1:
-            for clip in clips:
-                clip.alone = True
-            self._waiting.extendleft(reversed(clips))
-        else:
-            _fail(clips, error)
+        self._waiting.try_again(clips, error, tokens, company=company)
+        if isinstance(error, OutOfMemory):
+            logger.warning("out of memory", extra={"clips": len(clips), "budget_tokens": self.budget.tokens})
 
     def _lose(self, error: DeviceLost) -> None:
         self.lost = error
-        _fail([*self._waiting, *self._under_way], error)
-        self._waiting.clear()
+        self._waiting.fail_all(error)
+        fail(self._under_way, error)
         self._under_way = []
         self._on_lost()
-
-
-def _cache_tokens(clips: Sequence[_Clip]) -> int:
-    """Return what the engine's cache must hold for these: a row for each answer, as long as the longest one."""
-    return sum(clip.prepared.rows for clip in clips) * max(clip.prepared.most_tokens for clip in clips)
-
-
-def _fail(clips: Sequence[_Clip], error: BaseException) -> None:
-    for clip in clips:
-        if not clip.answer.done():
-            clip.answer.set_exception(error)

@@ -7,6 +7,8 @@ _FRAMES_BY_FREE_BYTES = ((8 * _GIB, 1), (16 * _GIB, 5), (24 * _GIB, 10))
 _MOST_FRAMES = 20
 _KEPT_FREE = 0.1
 """Of the free memory: allocators lose some to holes, and other processes on the device move."""
+_SHORT = 0.75
+"""Of the most that was ever free: with less, others on the device hold what a clip may lack."""
 _STEP_UP = 2.0
 """How many times the tokens that have been seen to fit may be tried next: memory grows faster than tokens do."""
 _STEP_DOWN = 0.7
@@ -29,6 +31,7 @@ class MemoryBudget:
     def __init__(self, loaded: MemoryReading | None) -> None:
         """Take the reading of the loaded model's device with nothing under way; None: there is no bound."""
         self._first_frames = None if loaded is None else first_frames(loaded.free_bytes)
+        self._most_free_bytes = 0 if loaded is None else loaded.free_bytes
         self._peak_bytes = 0
         self._bytes_per_token: float | None = None
         self._fitted_tokens = 0
@@ -53,6 +56,7 @@ class MemoryBudget:
         """Learn from what so many tokens took."""
         if reading is None:
             return
+        self._most_free_bytes = max(self._most_free_bytes, reading.free_bytes)
         # Memory that is kept for later hides what less than the most so far takes.
         if reading.peak_bytes > self._peak_bytes or self._bytes_per_token is None:
             self._peak_bytes = max(reading.peak_bytes, 1)
@@ -61,6 +65,10 @@ class MemoryBudget:
         self._byte_tokens = (1 - _KEPT_FREE) * max(reading.free_bytes, 0) / self._bytes_per_token
         if self._found_tokens is not None and tokens >= self._found_tokens / _RECOVERY:
             self._found_tokens *= _RECOVERY
+
+    def is_short(self, reading: MemoryReading | None) -> bool:
+        """Is there much less to take than there once was, so that what does not fit now may fit later?"""
+        return reading is not None and reading.free_bytes < _SHORT * self._most_free_bytes
 
     def ran_out(self, tokens: int) -> None:
         """Lower the budget: so many tokens did not fit."""

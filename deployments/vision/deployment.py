@@ -13,7 +13,6 @@ from deployments.errors import DeviceLost, EngineFailed, InvalidConfig, ModelLoa
 from deployments.settings import VisionSettings, VisionTuning
 from deployments.validation import parse
 from deployments.vision.batcher import ClipBatcher
-from deployments.vision.budget import MemoryBudget
 from deployments.vision.catalog import model_info
 from deployments.vision.choice import narrower
 from deployments.vision.engine import MemoryReading, VisionEngine, make_engine, settled
@@ -177,8 +176,7 @@ class VisionModel:
         begun_s = time.monotonic()
         try:
             await self._load_what_fits()
-            self.batcher.memory = await self.batcher.on_engine(self.batcher.engine.memory)
-            self.batcher.budget = MemoryBudget(self.batcher.memory)
+            self.batcher.loaded(await self.batcher.on_engine(self.batcher.engine.memory))
         except Exception as error:
             if isinstance(error, DeviceLost):
                 self._on_lost()

@@ -13,6 +13,7 @@ from obstore.store import ObjectStore
 
 from deployments.contracts import ModelInfo
 from deployments.errors import AppError, Deposed, StorageFailed
+from deployments.settings import MAX_BATCH_CLIPS
 from pipelines.describe import Describer
 from serve_app.analyses import queue
 from serve_app.analyses.backoff import Backoff
@@ -44,7 +45,7 @@ class RunnerSettings:
     on; work that has not for `hung_s`, which is longer than a clip may take, hangs.
     """
 
-    in_flight_clips: int = 32
+    in_flight_clips: int = MAX_BATCH_CLIPS
     decode_cpus: float = 1.0
     at_once: int = 64
     decoding: int = 16

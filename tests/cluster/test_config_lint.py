@@ -67,7 +67,7 @@ def spoilt(path: str, value: object) -> dict[str, Any]:
             r"expected one of gateway, runner, vision-demo, got 'vision-dmeo'",
         ),
         ("applications/0/deployments/2/user_config", {"max_batch": 1}, r"user_config\.max_batch"),
-        ("applications/0/deployments/2/max_ongoing_requests", 9, r"at least twice max_batch_clips \(32\).*got 9"),
+        ("applications/0/deployments/2/max_ongoing_requests", 9, r"at least twice max_batch_clips \(64\).*got 9"),
         ("applications/0/args/default_model", "dmeo", r"default_model must be one of demo, got 'dmeo'"),
         (
             "applications/0/args/models/demo/quantization",

@@ -67,6 +67,7 @@ WITHOUT_RAY = (
     "deployments/vision/engine.py",
     "deployments/vision/simulated.py",
     "deployments/vision/batcher.py",
+    "deployments/vision/waiting.py",
     "deployments/vision/deployment.py",
     "deployments/vision/qwen/",
     "pipelines/plan.py",

@@ -12,6 +12,8 @@ from deployments.vision.engine import MemoryReading
 _CPU_TOKENS_AT_ONCE, _CUDA_TOKENS_AT_ONCE = 1024, 8192
 """Prompt tokens that are read in one pass: on a CPU more of them leave its caches and take longer each, on a GPU fewer
 would not fill it."""
+_CONTEXT_BYTES = 600 * 2**20
+"""Of a process's share, for what its allocator does not count: CUDA's context, its libraries and their kernels."""
 _OUT_OF_MEMORY = re.compile("out of memory|can't allocate memory|_ALLOC_FAILED|ALLOCATION_FAILED")
 """In what PyTorch's CPU allocator, CUDA (as it loads a kernel for the first time), its libraries and Triton raise."""
 _OF_CUDA = re.compile("CUDA|CUDNN|CUBLAS|CUSOLVER|CUSPARSE|NVRTC")
@@ -26,7 +28,7 @@ def unused_bytes(device: torch.device, gpu_share: float | None) -> int:
     taken = torch.cuda.memory_allocated(device)
     # What the allocator keeps for later is free to this process.
     unused += torch.cuda.memory_reserved(device) - taken
-    return unused if gpu_share is None else min(unused, int(gpu_share * total) - taken)
+    return unused if gpu_share is None else min(unused, _allocator_bytes(total, gpu_share) - taken)
 
 
 class DeviceMemory:
@@ -90,18 +92,33 @@ def utilisation(device: torch.device) -> float | None:
 def take_share(device: torch.device, gpu_share: float | None) -> None:
     """Hold this process to its part of a GPU, so that several replicas share one: what is more runs out of memory."""
     if device.type == "cuda" and gpu_share is not None:
-        torch.cuda.set_per_process_memory_fraction(min(gpu_share, 1.0))
+        _, total = torch.cuda.mem_get_info(device)
+        torch.cuda.set_per_process_memory_fraction(_allocator_bytes(total, gpu_share) / total, device)
+
+
+def times_out_of_memory(device: torch.device) -> int:
+    """Return how often the allocator of a GPU has had too little for what was asked of it; 0 of a CPU, unknown."""
+    return torch.cuda.memory_stats(device).get("num_ooms", 0) if device.type == "cuda" else 0
+
+
+def _allocator_bytes(total: int, gpu_share: float) -> int:
+    return max(int(min(gpu_share, 1.0) * total) - _CONTEXT_BYTES, 0)
+
+
+def ran_out(error: Exception) -> OutOfMemory:
+    """Return what is told of a lack of memory. What the calls that failed had allocated is let go: it would live as
+    long as the error."""
+    traceback.clear_frames(error.__traceback__)
+    return OutOfMemory("the device must have memory for these clips, got too little")
 
 
 def translate(error: RuntimeError) -> EngineFailed:
     """Return what a RuntimeError of PyTorch's means to who asked.
 
-    After any error of CUDA's but a lack of memory its context is unusable. Where memory ran out, what the calls that
-    failed had allocated is let go: it would live as long as the error.
+    After any error of CUDA's but a lack of memory its context is unusable.
     """
     if isinstance(error, torch.OutOfMemoryError) or _OUT_OF_MEMORY.search(str(error)):
-        traceback.clear_frames(error.__traceback__)
-        return OutOfMemory("the device must have memory for these clips, got too little")
+        return ran_out(error)
     if isinstance(error, torch.AcceleratorError) or _OF_CUDA.search(str(error)):
         return DeviceLost(f"the device must work, got {type(error).__name__}")
     return EngineFailed(f"generation failed: {type(error).__name__}")

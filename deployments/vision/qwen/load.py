@@ -17,7 +17,7 @@ from deployments.errors import EngineFailed, ModelLoadFailed
 from deployments.settings import VisionSettings
 from deployments.vision.catalog import DEMO_DIR, is_demo
 from deployments.vision.engine import unheard
-from deployments.vision.qwen.device import translate
+from deployments.vision.qwen.device import ran_out, times_out_of_memory, translate
 from deployments.vision.qwen.vision import batch_attention, cut_patches_by_product
 
 _NF4_BLOCK_WEIGHTS = 64
@@ -75,7 +75,7 @@ def load_checkpoint(
     """Return the model in evaluation mode on its device, its tokenizer, and the compute type.
 
     `report` hears what share of the weights is there. Only safetensors are read and no code from the checkpoint is run.
-    Raises ModelLoadFailed, and a device's own RuntimeErrors.
+    Raises ModelLoadFailed, OutOfMemory, and a device's own RuntimeErrors.
     """
     device = choose_device(settings)
     dtype = choose_dtype(settings, device)
@@ -86,6 +86,7 @@ def load_checkpoint(
     # Its bar is made for a terminal; a replica's log is none.
     transformers_logging.disable_progress_bar()
     hook_before = transformers_logging.set_tqdm_hook(_telling(report))
+    ran_out_before = times_out_of_memory(device)
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False, **revision)
         loaded: Any = Qwen2_5_VLForConditionalGeneration.from_pretrained(
@@ -102,6 +103,9 @@ def load_checkpoint(
     except (OSError, ValueError, RuntimeError, ImportError, KeyError, SafetensorError) as error:
         if isinstance(error, RuntimeError) and type(translate(error)) is not EngineFailed:
             raise  # the device's fault, not the checkpoint's
+        if times_out_of_memory(device) > ran_out_before:
+            # While weights are quantised, transformers only logs what was raised, and says at the end that some was.
+            raise ran_out(error) from error
         wanted = "directory with" if local else "directory or hub id of"
         raise ModelLoadFailed(
             f"checkpoint must be a {wanted} a Qwen2.5-VL model in safetensors, got {type(error).__name__}"

@@ -10,7 +10,6 @@ from deployments.contracts import Caption, DescribeRequest, EngineRequest, Frame
 from deployments.errors import AppError, ClipRejected, DeviceLost, EngineFailed, OutOfMemory
 from deployments.settings import VisionTuning
 from deployments.vision.batcher import ClipBatcher
-from deployments.vision.budget import MemoryBudget
 from deployments.vision.engine import MemoryReading, Prepared, VisionEngine, unheard
 
 PROMPT_TOKENS = 10
@@ -291,7 +290,7 @@ def test_once_learnt_what_a_token_takes_no_batch_runs_out_of_memory() -> None:
     async def run() -> None:
         engine = Engine(limit_tokens=100)
         batcher = ClipBatcher(engine, VisionTuning(max_batch_clips=64, batch_wait_s=0.01))
-        batcher.budget = MemoryBudget(engine.memory())
+        batcher.loaded(engine.memory())
         answers = await all_of(batcher, *(request(f"c{i}", frames=1) for i in range(40)))
         assert said(answers) == [f"C{i}" for i in range(40)]
         assert engine.failed_starts == 0
@@ -324,6 +323,23 @@ def test_a_clip_that_does_not_fit_alone_is_refused_for_good_and_harms_nobody() -
     asyncio.run(run())
 
 
+def test_a_clip_that_does_not_fit_beside_what_others_have_taken_of_the_device_may_come_again() -> None:
+    async def run() -> None:
+        engine = Engine(limit_tokens=150)
+        batcher = ClipBatcher(engine, VisionTuning(max_batch_clips=8, batch_wait_s=0.01))
+        batcher.loaded(engine.memory())
+        engine.limit_tokens = 50
+        more = (Question("more", GenerationOptions(max_tokens=100)),)
+        answers = await all_of(batcher, request("a"), request("large", 100), replace(request("two", 100), also=more))
+        assert said(answers) == ["A", "OutOfMemory", "OutOfMemory"]
+        assert isinstance(answers[1], OutOfMemory)
+        assert answers[1].retryable
+        engine.limit_tokens = 150
+        assert said(await all_of(batcher, request("large", 100), request("giant", 200))) == ["LARGE", "ClipRejected"]
+
+    asyncio.run(run())
+
+
 def test_answers_that_do_not_fit_side_by_side_are_written_one_after_the_other() -> None:
     async def run() -> None:
         engine = Engine(limit_tokens=25)
@@ -345,7 +361,7 @@ def test_each_answer_counts_as_a_row_of_the_budget() -> None:
     async def run() -> None:
         engine = Engine(limit_tokens=60)
         batcher = ClipBatcher(engine, VisionTuning(max_batch_clips=8, batch_wait_s=0.01))
-        batcher.budget = MemoryBudget(engine.memory())
+        batcher.loaded(engine.memory())
         more = (Question("more", GenerationOptions(max_tokens=5)),)
         asked = [replace(request(f"c{i}", 5), also=more) for i in range(6)]
         assert said(await all_of(batcher, *asked)) == [f"C{i}" for i in range(6)]

@@ -163,7 +163,7 @@ def test_a_clip_leaves_with_all_its_answers_begun_or_ended(engine: TransformersE
     for _ in range(5):  # the one-word answer has ended by now
         assert engine.step() == []
     engine.drop([leaving])
-    assert engine._answers == {}
+    assert engine._sequences.answers == {}
     captions: dict[Any, Caption] = {}
     while staying not in captions:
         captions |= dict(engine.step())

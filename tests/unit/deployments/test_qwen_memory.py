@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import mmap
+import weakref
 from typing import Any
 
 import numpy as np
@@ -19,8 +20,8 @@ from deployments.vision.demo.sample import SCENES
 from deployments.vision.deployment import VisionModel
 from deployments.vision.observer import Observer
 from deployments.vision.prompts import DEFAULT_PROMPT
-from deployments.vision.qwen import prefill
-from deployments.vision.qwen.device import DeviceMemory, translate
+from deployments.vision.qwen import load, prefill
+from deployments.vision.qwen.device import DeviceMemory, take_share, translate, unused_bytes
 from deployments.vision.qwen.engine import TransformersEngine
 from deployments.vision.qwen.prefill import read
 from deployments.vision.qwen.rows import CacheRows
@@ -120,7 +121,7 @@ def test_a_lone_clip_that_runs_out_is_tried_again_without_what_the_cache_had_to_
     alone = request(0)
 
     def full(*args: Any, **options: Any) -> Any:
-        if engine._rows.keys[0].shape[0] > 1:
+        if engine._sequences.rows.keys[0].shape[0] > 1:
             raise torch.OutOfMemoryError("no room beside the cache")
         return read(*args, **options)
 
@@ -128,7 +129,7 @@ def test_a_lone_clip_that_runs_out_is_tried_again_without_what_the_cache_had_to_
         model = VisionModel("demo", CPU, engine)
         model.reconfigure({"batch_wait_s": 0.05})
         expected, *_ = await asyncio.gather(*(model.describe(one) for one in (alone, request(1), request(2))))
-        monkeypatch.setattr("deployments.vision.qwen.engine.read", full)
+        monkeypatch.setattr("deployments.vision.qwen.sequences.read", full)
         return expected, await model.describe(alone)
 
     expected, said = asyncio.run(run())
@@ -142,7 +143,7 @@ def test_a_lost_device_is_told_though_nothing_can_be_released_any_more(monkeypat
     def dead(*_: Any, **__: Any) -> Any:
         raise torch.AcceleratorError("CUDA error: an illegal memory access", 700)
 
-    monkeypatch.setattr("deployments.vision.qwen.engine.read", dead)
+    monkeypatch.setattr("deployments.vision.qwen.sequences.read", dead)
     monkeypatch.setattr(engine._memory, "release", dead)
     with pytest.raises(DeviceLost):
         engine.start([engine.prepare(request(0))])
@@ -267,6 +268,43 @@ def test_what_a_device_says_as_weights_are_loaded_is_not_the_checkpoints_fault(
     monkeypatch.setattr(Qwen2_5_VLForConditionalGeneration, "from_pretrained", fails)
     with pytest.raises(meaning):
         TransformersEngine(CPU).load()
+
+
+def test_memory_that_runs_out_as_weights_are_quantised_is_not_the_checkpoints_fault(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    held = []
+    ran_out = iter([0, 1])
+
+    def fails(*_: object, **__: object) -> None:
+        taken = torch.zeros(10)
+        held.append(weakref.ref(taken))
+        # Transformers logs what was raised for each weight and raises this at the end.
+        raise RuntimeError("We encountered some issues during automatic conversion of the weights.")
+
+    monkeypatch.setattr(Qwen2_5_VLForConditionalGeneration, "from_pretrained", fails)
+    monkeypatch.setattr(load, "times_out_of_memory", lambda _: next(ran_out))
+    with pytest.raises(OutOfMemory) as caught:
+        TransformersEngine(CPU).load()
+    assert held[0]() is None, caught.value
+
+
+def test_the_replicas_of_a_gpu_leave_each_other_room_for_what_no_allocator_counts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    total = 24 * 2**30
+    shares: list[float] = []
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (total, total))
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _: 2**30)
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _: 2 * 2**30)
+    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", lambda share, _: shares.append(share))
+    take_share(torch.device("cuda"), 0.25)
+    take_share(torch.device("cpu"), 0.25)
+    take_share(torch.device("cuda"), None)
+    [share] = shares
+    assert total / 4 - 2**30 < share * total < total / 4 - 2**29
+    assert unused_bytes(torch.device("cuda"), 0.25) == round(share * total) - 2**30
+    assert unused_bytes(torch.device("cuda"), None) == total + 2**30
 
 
 def test_the_peak_of_a_cpus_memory_is_read_and_begins_anew() -> None:

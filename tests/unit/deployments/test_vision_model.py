@@ -23,7 +23,6 @@ from deployments.contracts import (
 from deployments.errors import ClipRejected, DeviceLost, EngineFailed, InvalidConfig, ModelLoadFailed, OutOfMemory
 from deployments.settings import Failure, SimulatedSettings, VisionSettings
 from deployments.vision import deployment
-from deployments.vision.budget import MemoryBudget
 from deployments.vision.deployment import ModelStatus, VisionModel
 from deployments.vision.engine import MemoryReading, Prepared, unheard
 from deployments.vision.observer import Observer
@@ -247,7 +246,7 @@ def test_an_observer_hears_of_all_that_happens() -> None:
         model = VisionModel("sim", settings, observer=heard)
         model.reconfigure({"idle_unload_s": 0.05, "batch_wait_s": 0.01})
         await model.describe(request(1.0))
-        model.batcher.budget = MemoryBudget(None)
+        model.batcher.loaded(None)
         await asyncio.gather(model.describe(request(2.0)), model.describe(request(3.0)))
         with pytest.raises(EngineFailed):
             await model.describe(request(9.0))
