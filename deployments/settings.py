@@ -67,6 +67,8 @@ class VisionTuning(_Frozen):
     call_deadline_s: Annotated[float, Field(gt=0.0, le=24 * 3600.0)] = 600.0
     """An engine call (the reading of new clips, or steps of a quarter of a second) that takes longer is taken for hung:
     the replica reports unhealthy and Serve replaces it."""
+    load_deadline_s: Annotated[float, Field(gt=0.0, le=7 * 24 * 3600.0)] = 2 * 3600.0
+    """A load that takes longer, what it fetches included, is taken for hung, likewise."""
     idle_unload_s: Annotated[float, Field(gt=0.0)] | None = None
     """After so many seconds without work the weights leave the device; the next clip brings them back. None: never."""
 

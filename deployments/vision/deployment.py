@@ -80,7 +80,7 @@ class VisionModel:
         engine = engine if engine is not None else self._make_engine(settings)
         self.batcher = ClipBatcher(engine, VisionTuning(), self._observer, on_lost)
         self._loading: asyncio.Task[None] | None = None
-        self._load_progress = 0.0
+        self._load_progress = self._load_begun_s = 0.0
         self._load_at_startup = settings.load == "startup"
         self._calls = 0
         self._idle: asyncio.TimerHandle | None = None
@@ -140,6 +140,10 @@ class VisionModel:
             raise EngineFailed(
                 f"the engine must succeed now and then, got {batcher.failures_in_a_row} failures in a row"
             )
+        if self._state == "loading":
+            load_s, most_s = time.monotonic() - self._load_begun_s, batcher.tuning.load_deadline_s
+            if load_s > most_s:
+                raise EngineFailed(f"a model must be loaded within {most_s:g} s, got {load_s:.0f} s")
         # A busy engine is judged by the call it is in: a check queued behind it would only wait.
         if batcher.busy_since_s is not None:
             busy_s = time.monotonic() - batcher.busy_since_s
@@ -173,7 +177,7 @@ class VisionModel:
         if self._load_error is not None:
             return
         self._state, self._load_progress = "loading", 0.0
-        begun_s = time.monotonic()
+        self._load_begun_s = time.monotonic()
         try:
             await self._load_what_fits()
             self.batcher.loaded(await self.batcher.on_engine(self.batcher.engine.memory))
@@ -184,7 +188,7 @@ class VisionModel:
             self._fail_to_load(error if isinstance(error, ModelLoadFailed) else unforeseen)
         else:
             self._state = "ready"
-            load_s = time.monotonic() - begun_s
+            load_s = time.monotonic() - self._load_begun_s
             self._observer.loaded(load_s, self.batcher.memory)
             logger.info(
                 "model loaded",

@@ -31,8 +31,8 @@ def test_an_unknown_key_names_the_known_ones() -> None:
     with pytest.raises(InvalidConfig) as caught:
         parse(VisionTuning, {"max_batch": 3}, error=InvalidConfig, where="user_config")
     assert caught.value.message == (
-        "expected one of max_batch_clips, batch_wait_s, call_deadline_s, idle_unload_s, "
-        "got unknown key user_config.max_batch"
+        "expected one of max_batch_clips, batch_wait_s, call_deadline_s, load_deadline_s, "
+        "idle_unload_s, got unknown key user_config.max_batch"
     )
 
 

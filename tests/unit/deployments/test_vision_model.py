@@ -512,6 +512,21 @@ def test_a_caller_that_leaves_while_the_model_loads_does_not_make_it_load_twice(
     asyncio.run(run())
 
 
+def test_a_load_that_never_ends_is_taken_for_broken() -> None:
+    async def run() -> None:
+        model = VisionModel("sim", simulated(load_s=0.5))
+        loading = asyncio.create_task(model.describe(request()))
+        await asyncio.sleep(0.1)
+        await model.check_health()
+        model.reconfigure({"load_deadline_s": 0.05})
+        with pytest.raises(EngineFailed, match=r"a model must be loaded within 0\.05 s, got 0 s"):
+            await model.check_health()
+        await loading
+        await model.check_health()
+
+    asyncio.run(run())
+
+
 def test_an_engine_that_only_fails_is_taken_for_broken() -> None:
     async def run() -> None:
         model = VisionModel("sim", simulated(failures=({"kind": "error", "end_s": 10.0},)))
