@@ -170,8 +170,8 @@ def main() -> None:
         | {f"{name} model": one for name, one in found.items()},
         bars,
         model="demo checkpoint and random weights, fp32 on a CPU, answers that do not end by themselves",
-        shape=f"64 clips (random model: 32) of 1, 8 and 16 frames of {WIDTH}x{HEIGHT}; {EQUAL_TOKENS} tokens, or "
-        f"{LEAST_TOKENS} to {MOST_TOKENS}",
+        shape=f"{' or '.join(str(one.clips) for one in models)} clips of 1, 8 and 16 frames of {WIDTH}x{HEIGHT}; "
+        f"{EQUAL_TOKENS} tokens, or {LEAST_TOKENS} to {MOST_TOKENS}; at most {UNDER_WAY} under way in the engine and vLLM",
     )
     draw_bars(RESULTS / "engine.png", "clips per second (CPU, fp32)", speeds, ours=OURS)
 

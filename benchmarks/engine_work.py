@@ -37,7 +37,7 @@ class Model:
 
 def models_to_measure() -> list[Model]:
     return [
-        Model("demo", endless_demo(), clips=64, repeats=3),
+        Model("demo", endless_demo(), clips=2 * UNDER_WAY, repeats=3),
         Model("random 0.2B", random_model(), clips=32, repeats=2),
     ]
 

@@ -1,7 +1,7 @@
 """What the replica around the engine costs, for a clip that comes alone and at saturation: part of `make bench-engine`.
 
 The models and clips are those of `benchmarks/engine.py`, of 8 frames and 32 tokens. The deployment's share is measured
-where many times more clips wait than are under way, against the bare engine on as many, in turns.
+where more clips wait than are under way, against the bare engine on as many, in turns.
 """
 
 import asyncio
@@ -64,7 +64,7 @@ def served(
 ) -> tuple[float, float]:
     """Return the median seconds of all clips through the deployment, at saturation, and of `bare`, in turns.
 
-    So many clips wait at it that the beginning and the end of a run, when the engine is not full, weigh little.
+    More clips wait at it than are under way. At the beginning and the end of a run the engine is not full, either way.
     """
     # Ray gives a replica's PyTorch as many threads as CPUs.
     cores = {"num_cpus": len(os.sched_getaffinity(0))}
@@ -91,7 +91,8 @@ def main() -> None:
     """Measure, print the table, write benchmarks/results/replica.json."""
     figures: dict[str, dict[str, float]] = {}
     nothing = VisionSettings.model_validate({"engine": "simulated", "simulated": {"frame_s": 0.0}})
-    for model in models_to_measure():
+    models = models_to_measure()
+    for model in models:
         requests = clips(model.clips, FRAMES, varying=False)
         waiting = [*requests] * SATURATION
         with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as fresh:
@@ -123,7 +124,7 @@ def main() -> None:
         bars,
         model="demo checkpoint and random weights, fp32 on a CPU, answers that do not end by themselves",
         shape=f"clips of {FRAMES} frames of {WIDTH}x{HEIGHT}, {EQUAL_TOKENS} tokens; at saturation {SATURATION} times "
-        "64 of them (random model: 32)",
+        f"{' or '.join(str(one.clips) for one in models)} of them, {UNDER_WAY} under way",
     )
 
 

@@ -31,7 +31,7 @@
     │   └── ClipRejected        the engine will never take this clip
     ├── DecoderLost             the decoder process died or passed its deadline
     ├── EngineFailed            the engine raised on this input
-    │   ├── OutOfMemory         the device has too little memory for these clips together
+    │   ├── OutOfMemory         the device has too little memory for these clips now
     │   ├── DeviceLost          the device no longer works in this process
     │   └── ModelLoadFailed     the checkpoint cannot be loaded
     ├── UpstreamFailed          no model outside has answered, at no attempt; it may later

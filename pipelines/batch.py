@@ -21,6 +21,7 @@ from obstore.store import ObjectStore
 
 from deployments.contracts import ModelInfo
 from deployments.errors import AppError, InvalidInput, OutputConflict
+from deployments.settings import MAX_ONGOING_CLIPS
 from deployments.vision.client import VisionClient, running_model, wait_for_model
 from deployments.vision.prompts import DEFAULT_PROMPT
 from pipelines import command_line as options
@@ -64,7 +65,7 @@ def batch(
     decoder: options.Decoder = "pyav",
     in_flight_clips: Annotated[
         int, typer.Option(min=2 * PACKS_AT_ONCE, help="most clips between decoder and commit")
-    ] = 64,
+    ] = MAX_ONGOING_CLIPS,
     decode_cpus: Annotated[float, typer.Option(min=0.1, help="CPUs accounted to one decode task")] = 1.0,
 ) -> None:
     """Describe many videos; every finished clip is kept, whatever stops the job."""

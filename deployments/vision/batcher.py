@@ -177,10 +177,12 @@ class ClipBatcher:
 
     @contextmanager
     def _own_peak(self) -> Iterator[None]:
-        """See to it that the memory which a failing call took is not counted as the next one's."""
+        """Read the memory after a call that fails, so that what it took is not counted as the next one's."""
         try:
             yield
-        except BaseException:
+        except DeviceLost:
+            raise
+        except Exception:
             self.memory = self.engine.memory()
             raise
 

@@ -8,7 +8,7 @@ _MOST_FRAMES = 20
 _KEPT_FREE = 0.1
 """Of the free memory: allocators lose some to holes, and other processes on the device move."""
 _SHORT = 0.75
-"""Of the most that was ever free: with less, others on the device hold what a clip may lack."""
+"""Of the most that was ever free: with less, something beside the clips under way holds what a clip may lack."""
 _STEP_UP = 2.0
 """How many times the tokens that have been seen to fit may be tried next: memory grows faster than tokens do."""
 _STEP_DOWN = 0.7

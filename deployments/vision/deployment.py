@@ -122,7 +122,7 @@ class VisionModel:
             self._wait_for_idleness()
 
     async def check_health(self) -> None:
-        """Raise EngineFailed when the loaded model cannot be used; Serve then replaces the replica."""
+        """Raise EngineFailed when the model cannot be used or does not load; Serve then replaces the replica."""
         try:
             await self._check()
         except EngineFailed:

@@ -84,7 +84,7 @@ class VisionEngine(ABC):
 
     @abstractmethod
     def memory(self) -> MemoryReading | None:
-        """Read the device's memory and begin a new peak; None where there is no bound to speak of."""
+        """Read the device's memory and begin a new peak; None where there is no bound. Raises DeviceLost."""
 
     def utilisation(self) -> float | None:
         """Return how much of the last moments the device had work, in [0, 1]; None where that is not told."""

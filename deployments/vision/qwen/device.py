@@ -93,7 +93,7 @@ def take_share(device: torch.device, gpu_share: float | None) -> None:
     """Hold this process to its part of a GPU, so that several replicas share one: what is more runs out of memory."""
     if device.type == "cuda" and gpu_share is not None:
         _, total = torch.cuda.mem_get_info(device)
-        torch.cuda.set_per_process_memory_fraction(_allocator_bytes(total, gpu_share) / total, device)
+        torch.cuda.set_per_process_memory_fraction(_allocator_bytes(total, gpu_share) / total)
 
 
 def times_out_of_memory(device: torch.device) -> int:

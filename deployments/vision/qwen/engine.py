@@ -133,7 +133,10 @@ class TransformersEngine(VisionEngine):
             self._sequences.drop(_asked(leaving))
 
     def memory(self) -> MemoryReading:
-        return self._memory.read()
+        try:
+            return self._memory.read()
+        except RuntimeError as error:
+            raise translate(error) from error
 
     def utilisation(self) -> float | None:
         return utilisation(self._model.device)

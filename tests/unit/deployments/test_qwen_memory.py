@@ -270,6 +270,24 @@ def test_what_a_device_says_as_weights_are_loaded_is_not_the_checkpoints_fault(
         TransformersEngine(CPU).load()
 
 
+def test_a_device_that_is_lost_in_a_step_and_cannot_be_read_any_more_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def dead(*_: Any, **__: Any) -> Any:
+        raise torch.AcceleratorError("CUDA error: an illegal memory access", 700)
+
+    async def run() -> list[bool]:
+        lost: list[bool] = []
+        engine = TransformersEngine(CPU)
+        model = VisionModel("demo", CPU, engine, on_lost=lambda: lost.append(True))
+        await model.describe(request(0))
+        monkeypatch.setattr("deployments.vision.qwen.sequences.next_scores", dead)
+        monkeypatch.setattr(engine._memory, "read", dead)
+        with pytest.raises(DeviceLost):
+            await model.describe(request(0))
+        return lost
+
+    assert asyncio.run(run()) == [True]
+
+
 def test_memory_that_runs_out_as_weights_are_quantised_is_not_the_checkpoints_fault(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -297,7 +315,7 @@ def test_the_replicas_of_a_gpu_leave_each_other_room_for_what_no_allocator_count
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (total, total))
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _: 2**30)
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _: 2 * 2**30)
-    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", lambda share, _: shares.append(share))
+    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", lambda share: shares.append(share))
     take_share(torch.device("cuda"), 0.25)
     take_share(torch.device("cpu"), 0.25)
     take_share(torch.device("cuda"), None)
