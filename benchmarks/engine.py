@@ -171,7 +171,7 @@ def main() -> None:
         bars,
         model="demo checkpoint and random weights, fp32 on a CPU, answers that do not end by themselves",
         shape=f"{' or '.join(str(one.clips) for one in models)} clips of 1, 8 and 16 frames of {WIDTH}x{HEIGHT}; "
-        f"{EQUAL_TOKENS} tokens, or {LEAST_TOKENS} to {MOST_TOKENS}; at most {UNDER_WAY} under way in the engine and vLLM",
+        f"{EQUAL_TOKENS} tokens, or {LEAST_TOKENS} to {MOST_TOKENS}; {UNDER_WAY} under way in the engine and vLLM",
     )
     draw_bars(RESULTS / "engine.png", "clips per second (CPU, fp32)", speeds, ours=OURS)
 
