@@ -75,7 +75,7 @@ class Served:
 
     def upload(self, video: Path) -> str:
         """Return the id of the stored file."""
-        with httpx2.Client(base_url=self.url) as http, video.open("rb") as content:
+        with httpx2.Client(base_url=self.url, timeout=60.0) as http, video.open("rb") as content:
             answer = http.post("/v1/files", files={"file": (video.name, content)}).raise_for_status()
         identifier: str = answer.json()["id"]
         return identifier
@@ -83,7 +83,7 @@ class Served:
     def analyse(self, video: Path, **options: object) -> str:
         """Return the id of an analysis that has begun."""
         body = {"file_id": self.upload(video), **options}
-        answer = httpx2.post(f"{self.url}/v1/analyses", json=body).raise_for_status()
+        answer = httpx2.post(f"{self.url}/v1/analyses", json=body, timeout=60.0).raise_for_status()
         identifier: str = answer.json()["id"]
         return identifier
 
