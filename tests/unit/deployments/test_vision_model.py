@@ -514,7 +514,7 @@ def test_a_caller_that_leaves_while_the_model_loads_does_not_make_it_load_twice(
 
 def test_a_load_that_never_ends_is_taken_for_broken() -> None:
     async def run() -> None:
-        model = VisionModel("sim", simulated(load_s=0.5))
+        model = VisionModel("sim", simulated(load_s=2.0))
         loading = asyncio.create_task(model.describe(request()))
         await asyncio.sleep(0.1)
         await model.check_health()
