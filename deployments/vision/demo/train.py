@@ -62,6 +62,9 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=DEMO.steps, help="the last step; a resumed run counts on")
     parser.add_argument("--vision-steps", type=int, default=DEMO.vision_steps, help="steps that train the tower alone")
     parser.add_argument("--coarse-from", type=int, default=DEMO.coarse_from, help="the first step with NF4 weights")
+    parser.add_argument(
+        "--again-from", type=int, default=DEMO.again_from, help="the step at which the rate rises again"
+    )
     parser.add_argument("--pairs", type=int, default=DEMO.pairs, help="frame pairs in a batch")
     parser.add_argument("--questions", type=int, default=DEMO.questions, help="questions a clip beside its description")
     parser.add_argument("--rate", type=float, default=DEMO.peak_rate, help="peak learning rate")
@@ -75,7 +78,16 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the process that draws ends, too
     torch.set_num_threads(args.threads)
     trainer = Trainer(
-        Recipe(args.steps, args.vision_steps, args.coarse_from, args.pairs, args.questions, args.rate, args.seed)
+        Recipe(
+            steps=args.steps,
+            vision_steps=args.vision_steps,
+            coarse_from=args.coarse_from,
+            again_from=args.again_from,
+            pairs=args.pairs,
+            questions=args.questions,
+            peak_rate=args.rate,
+            seed=args.seed,
+        )
     )
     if args.resume and (args.state / "state.pt").exists():
         try:

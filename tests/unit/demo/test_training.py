@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from deployments.vision.demo.train import main, run
 from deployments.vision.demo.trainer import Trainer, draw
 
 pytestmark = pytest.mark.timeout(120)
-RECIPE = Recipe(steps=3, vision_steps=2, coarse_from=2, pairs=8, questions=1, peak_rate=1e-3, seed=0)
+RECIPE = Recipe(steps=3, vision_steps=2, coarse_from=2, again_from=3, pairs=8, questions=1, peak_rate=1e-3, seed=0)
 
 
 @pytest.fixture
@@ -83,15 +84,29 @@ def test_equal_steps_draw_equal_lessons() -> None:
 
 
 def test_the_rate_rises_and_falls() -> None:
-    recipe = Recipe(steps=1000, vision_steps=0, coarse_from=1000, pairs=8, questions=1, peak_rate=1.0, seed=0)
+    recipe = Recipe(
+        steps=1000, vision_steps=0, coarse_from=1000, again_from=1000, pairs=8, questions=1, peak_rate=1.0, seed=0
+    )
     rates = [recipe.rate(step, 0) for step in (0, 20, 40, 520, 999)]
     assert rates == pytest.approx([0.0, 0.5, 1.0, 0.5, 0.0], abs=0.015)
     assert 0 < recipe.rate(500, 500) < recipe.rate(510, 500)
     assert rates[-1] > 0
 
 
+def test_the_rate_rises_once_more_half_as_high() -> None:
+    recipe = replace(RECIPE, steps=1500, again_from=1000, peak_rate=1.0)
+    assert recipe.rate(520, 0) == pytest.approx(0.5, abs=0.015), "as if there were no second cycle"
+    again = [recipe.rate(step, 0) for step in (999, 1000, 1020, 1260, 1499)]
+    assert again == pytest.approx([0.0, 0.0, 0.5, 0.25, 0.0], abs=0.015)
+    assert [recipe.rate(step, 1000) for step in (1000, 1020)] == again[1:3], "where it is all that a resumed run is for"
+    assert recipe.rate(1400, 1400) < recipe.rate(1404, 1400), "a leg of another length has a cycle of its own"
+    assert replace(recipe, steps=500).rate(260, 0) == pytest.approx(0.5, abs=0.015)
+
+
 def test_the_time_that_is_left_counts_steps_of_the_whole_model_as_two() -> None:
-    recipe = Recipe(steps=100, vision_steps=40, coarse_from=80, pairs=8, questions=1, peak_rate=1.0, seed=0)
+    recipe = Recipe(
+        steps=100, vision_steps=40, coarse_from=80, again_from=100, pairs=8, questions=1, peak_rate=1.0, seed=0
+    )
     assert recipe.left_s(10, 1.5) == pytest.approx(1.5 * (30 + 2 * 60))
     assert recipe.left_s(40, 3.0) == pytest.approx(3.0 * 60)
 
@@ -106,11 +121,13 @@ def test_a_run_is_not_resumed_with_other_settings(
     with pytest.raises(SystemExit):
         main()
     said = capsys.readouterr().err.splitlines()[-1]
-    assert "goes on with the settings that it began with: vision_steps 2, coarse_from 2, pairs 8" in said
+    assert "goes on with the settings that it began with: vision_steps 2, coarse_from 2, again_from 3, pairs 8" in said
 
 
 def test_scenes_get_harder() -> None:
-    recipe = Recipe(steps=1000, vision_steps=400, coarse_from=1000, pairs=8, questions=1, peak_rate=1.0, seed=0)
+    recipe = Recipe(
+        steps=1000, vision_steps=400, coarse_from=1000, again_from=1000, pairs=8, questions=1, peak_rate=1.0, seed=0
+    )
     easy, hard = recipe.mix(0), recipe.mix(200)
     assert easy.objects == (1.0, 0.0, 0.0)
     assert (easy.small, easy.clock, easy.events, easy.cut) == (0.0, 0.0, 0.0, 0.0)
