@@ -1,10 +1,10 @@
 """The end of a gateway: not ready any more, watchers are let go to come back, requests in flight end."""
 
 import asyncio
-import threading
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
@@ -14,6 +14,7 @@ from deployments.settings import VisionSettings
 from deployments.vision.catalog import model_info
 from deployments.vision.deployment import ModelStatus
 from pipelines.store import open_store
+from serve_app.analyses.journal import Event
 from serve_app.api.app import create_app
 from serve_app.draining import Draining
 from tests.app.fakes import FakeServices
@@ -77,8 +78,17 @@ def test_a_websocket_is_closed_for_a_restart_and_goes_on_elsewhere(
     assert again.value.code == 1012, "and whoever comes meanwhile does not stay"
 
 
-def test_an_sse_stream_ends_without_a_done(http: TestClient, services: FakeServices, analysis: str) -> None:
-    threading.Timer(0.5, end, (http, services)).start()
+def test_an_sse_stream_ends_without_a_done(
+    http: TestClient, services: FakeServices, analysis: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events = services.analyses.events
+
+    async def and_then_the_end(*args: Any, **kwargs: Any) -> AsyncIterator[list[Event]]:
+        async for some in events(*args, **kwargs):
+            yield some
+            services.draining.begin()
+
+    monkeypatch.setattr(services.analyses, "events", and_then_the_end)
     begun_s = time.monotonic()
     text = http.get(f"/v1/analyses/{analysis}/events").text
     assert time.monotonic() - begun_s < 5.0
