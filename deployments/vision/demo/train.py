@@ -13,6 +13,7 @@ from transformers.utils import logging
 
 from deployments.native_heap import keep_every_block
 from deployments.vision.demo.curve import write_picture
+from deployments.vision.demo.learner import compile_layers
 from deployments.vision.demo.patch_init import whiten_patch_embedding
 from deployments.vision.demo.recipe import DEMO, Recipe
 from deployments.vision.demo.trainer import Trainer
@@ -89,6 +90,11 @@ def main() -> None:
             seed=args.seed,
         )
     )
+    if trainer.device.type == "cpu":
+        try:
+            compile_layers(trainer.model)
+        except RuntimeError as error:
+            print(f"steps of the whole model will take longer, torch cannot compile: {str(error).splitlines()[0]}")
     if args.resume and (args.state / "state.pt").exists():
         try:
             trainer.resume(args.state / "state.pt")

@@ -9,6 +9,7 @@ from typing import IO
 import av
 import numpy as np
 import numpy.typing as npt
+from av.video.reformatter import VideoReformatter
 
 from deployments.vision.demo.drawing import render
 from deployments.vision.demo.scenes import SceneSpec
@@ -28,9 +29,11 @@ def recode(frames: Frames, crf: int, size: tuple[int, int]) -> Frames:
     coded = io.BytesIO()
     _encode(coded, frames, 25, (frames.shape[2], frames.shape[1]), crf, "ultrafast")
     coded.seek(0)
+    # One for all frames, and without threads: to set it up takes longer than to scale such a frame.
+    scaler = VideoReformatter()
     with av.open(coded, "r") as container:
         decoded = [
-            frame.to_ndarray(format="rgb24", width=size[0], height=size[1], interpolation="BICUBIC")
+            scaler.reformat(frame, *size, "rgb24", interpolation="BICUBIC", threads=1).to_ndarray()
             for frame in container.decode(video=0)
         ]
     return np.stack(decoded)
