@@ -29,7 +29,7 @@ def compile_layers(model: Qwen2_5_VLForConditionalGeneration) -> None:
 
     Raises RuntimeError where torch cannot compile: for want of a C++ compiler or of Python's headers, say.
     """
-    torch.compile(lambda row: row + 1)(torch.ones(16))
+    torch.compile(lambda row: row * row)(torch.ones(16, requires_grad=True)).sum().backward()
     for layer in model.model.language_model.layers:
         layer.forward = torch.compile(layer.forward, dynamic=True)
 

@@ -24,14 +24,18 @@ def quick_dtype(device: torch.device) -> torch.dtype:
 def _product_s(dtype: torch.dtype) -> float:
     """Return the seconds of the quickest of some products of two square matrices.
 
-    They are counted while this process computes, so that what else runs on the machine changes no choice.
+    By one thread, and counted while it computes: what else runs on the machine changes no choice.
     """
     matrix = torch.ones(_SIDE, _SIDE, dtype=dtype)
-    quickest_s = math.inf
-    for _ in range(_TRIES):
-        begun_s = time.process_time()
-        matrix @ matrix
-        quickest_s = min(quickest_s, time.process_time() - begun_s)
+    quickest_s, threads = math.inf, torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        for _ in range(_TRIES):
+            begun_s = time.thread_time()
+            matrix @ matrix
+            quickest_s = min(quickest_s, time.thread_time() - begun_s)
+    finally:
+        torch.set_num_threads(threads)
     return quickest_s
 
 

@@ -43,10 +43,10 @@ class Recipe:
 
     def left_s(self, step: int, step_s: float) -> float:
         """Return how long the steps from `step` on take, where one now takes `step_s` seconds."""
-        tower = max(0, self.vision_steps - step)
+        tower = max(0, min(self.vision_steps, self.steps) - step)
         if not tower:
             return (self.steps - step) * step_s
-        return (tower + (self.steps - self.vision_steps) * _WHOLE_STEP_COST) * step_s
+        return (tower + max(0, self.steps - self.vision_steps) * _WHOLE_STEP_COST) * step_s
 
     def rate(self, step: int, first: int) -> float:
         """Return the learning rate for `first` <= step < steps: in each cycle up, then down to nothing along a line.

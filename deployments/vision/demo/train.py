@@ -27,6 +27,8 @@ def run(trainer: Trainer, out: Path, folder: Path, *, report_every: int = 25, sa
     recipe, curve = trainer.recipe, folder / "curve.csv"
     if trainer.step >= recipe.steps:
         print(f"nothing to learn up to step {recipe.steps}: {folder / 'state.pt'} is at step {trainer.step}")
+        if not (out / "model.safetensors").exists():
+            trainer.save(out, folder / "state.pt")
         return
     folder.mkdir(parents=True, exist_ok=True)
     if trainer.step == 0:

@@ -147,7 +147,8 @@ class Trainer:
         """
         saved = torch.load(state, map_location="cpu")
         ours = asdict(self.recipe) | {"steps": saved["recipe"]["steps"]}
-        if other := [f"{name} {value}" for name, value in saved["recipe"].items() if ours[name] != value]:
+        theirs = dict.fromkeys(ours) | saved["recipe"]
+        if other := [f"{name} {value}" for name, value in theirs.items() if ours.get(name) != value]:
             raise ValueError(f"a run goes on with the settings that it began with: {', '.join(other)}")
         self.model.load_state_dict(saved["model"])
         self.heads.load_state_dict(saved["heads"])

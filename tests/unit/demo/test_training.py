@@ -1,5 +1,6 @@
 """The trainer: a run resumes where it stopped, and leaves a curve to look at."""
 
+import shutil
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -8,8 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch._inductor.config
 
 from deployments.vision.demo.curve import draw_curve, read_curve
+from deployments.vision.demo.learner import compile_layers
 from deployments.vision.demo.lessons import Lesson
 from deployments.vision.demo.patch_init import whiten_patch_embedding
 from deployments.vision.demo.recipe import Recipe
@@ -43,6 +46,35 @@ def test_a_resumed_run_continues_where_it_stopped(trainers: list[Trainer], tmp_p
     assert "answer" not in losses[0]
 
 
+@pytest.mark.filterwarnings("default")  # PyTorch's own, as it compiles
+def test_compiled_layers_learn_the_same(trainers: list[Trainer]) -> None:
+    eager, compiled = trainers
+    compile_layers(compiled.model)
+    losses = [[trainer.train_step() for _ in range(3)] for trainer in trainers]
+    assert "answer" in losses[1][-1]
+    assert losses[1] == [pytest.approx(loss, rel=0.02, abs=0.02) for loss in losses[0]]
+    for mine, theirs in zip(
+        compiled.model.model.language_model.layers, eager.model.model.language_model.layers, strict=True
+    ):
+        gradients = zip(mine.parameters(), theirs.parameters(), strict=True)
+        assert all((one.grad - other.grad).norm() <= 0.1 * other.grad.norm() for one, other in gradients)
+
+
+@pytest.mark.filterwarnings("default")
+def test_a_run_without_a_compiler_says_so_and_learns(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "nothing compiled yet"))
+    monkeypatch.setattr(torch._inductor.config.cpp, "cxx", (None, str(tmp_path / "no compiler")))
+    torch._dynamo.reset()
+    asked = ["train", "--out", str(tmp_path / "out"), "--state", str(tmp_path), "--pairs", "8", "--steps", "1"]
+    monkeypatch.setattr(sys, "argv", asked)
+    main()
+    said = capsys.readouterr().out.splitlines()
+    assert said[0].startswith("steps of the whole model will take longer, torch cannot compile: InvalidCxxCompiler: ")
+    assert said[1].startswith("1/1 ")
+
+
 def test_a_run_leaves_its_curve(trainers: list[Trainer], tmp_path: Path) -> None:
     run(trainers[0], tmp_path / "checkpoint", tmp_path, report_every=1)
     losses = read_curve(tmp_path / "curve.csv")
@@ -59,6 +91,8 @@ def test_the_same_command_begins_goes_on_and_has_nothing_left_to_do(
 ) -> None:
     out, state = tmp_path / "checkpoint", tmp_path / "state"
 
+    monkeypatch.setattr("deployments.vision.demo.train.compile_layers", lambda _: None)
+
     def train(steps: int) -> str:
         asked = ["train", "--out", str(out), "--state", str(state), "--resume", "--pairs", "8", "--steps", str(steps)]
         monkeypatch.setattr(sys, "argv", asked)
@@ -71,6 +105,10 @@ def test_the_same_command_begins_goes_on_and_has_nothing_left_to_do(
     assert "nothing to learn up to step 1" in train(1)
     assert "nothing to learn up to step 2" in train(2)
     assert (state / "state.pt").read_bytes() == written
+    weights = (out / "model.safetensors").read_bytes()
+    shutil.rmtree(out)
+    assert "nothing to learn up to step 2" in train(2)
+    assert (out / "model.safetensors").read_bytes() == weights, "what was asked for is there"
 
 
 def test_equal_steps_draw_equal_lessons() -> None:
@@ -109,6 +147,7 @@ def test_the_time_that_is_left_counts_steps_of_the_whole_model_as_two() -> None:
     )
     assert recipe.left_s(10, 1.5) == pytest.approx(1.5 * (30 + 2 * 60))
     assert recipe.left_s(40, 3.0) == pytest.approx(3.0 * 60)
+    assert replace(recipe, steps=30).left_s(10, 1.5) == pytest.approx(1.5 * 20), "it ends in the tower's steps"
 
 
 def test_a_run_is_not_resumed_with_other_settings(
@@ -122,6 +161,17 @@ def test_a_run_is_not_resumed_with_other_settings(
         main()
     said = capsys.readouterr().err.splitlines()[-1]
     assert "goes on with the settings that it began with: vision_steps 2, coarse_from 2, again_from 3, pairs 8" in said
+
+
+def test_a_run_of_another_recipe_is_not_resumed(trainers: list[Trainer], tmp_path: Path) -> None:
+    state = tmp_path / "state.pt"
+    trainers[0].save(tmp_path / "checkpoint", state)
+    saved = torch.load(state)
+    for change in ({"again_from": None}, {"a setting that is gone": 7}):
+        other = saved["recipe"] | change
+        torch.save(saved | {"recipe": {name: value for name, value in other.items() if value is not None}}, state)
+        with pytest.raises(ValueError, match=f"{next(iter(change))} {next(iter(change.values()))}$"):
+            trainers[1].resume(state)
 
 
 def test_scenes_get_harder() -> None:
