@@ -34,6 +34,7 @@ FLOORS = {
     "motion": 0.93,
     "count": 0.93,
     "clock": 0.85,
+    "clock exact": 0.85,
     "exact": 0.7,
 }
 """What is asked of the model on thousands of scenes, less what sixty may vary by."""

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.demo_exams import Exam, write_exams
+from benchmarks.demo_exams import Exam, Question, write_exams
 from benchmarks.demo_model import bars, lost, measure
 from benchmarks.demo_words import OWN_WORDS
 from deployments.settings import VisionSettings
@@ -32,7 +32,7 @@ def exams(tmp_path_factory: pytest.TempPathFactory) -> list[Exam]:
 
 def right(exam: Exam) -> list[list[str]]:
     return [
-        [write(true), *(question.right or UNKNOWN for question in questions)]
+        [write(true), *(question.right for question in questions)]
         for true, questions in zip(exam.truths, exam.questions, strict=True)
     ]
 
@@ -50,7 +50,19 @@ def test_the_sets_hold_what_their_names_say(exams: list[Exam]) -> None:
 
 def test_every_kind_is_asked_as_often_as_a_set_has_scenes(exams: list[Exam]) -> None:
     asked = [question.kind for exam in exams for questions in exam.questions for question in questions]
-    assert {kind: asked.count(kind) for kind in asked} == dict.fromkeys((*KINDS, "events, a cut inside"), 10)
+    of_a_set = dict.fromkeys((*KINDS, "events, a cut inside"), 10)
+    assert {kind: asked.count(kind) for kind in asked} == of_a_set | {"events": 20}, "of both sets without a cut"
+
+
+def test_one_set_is_of_all_combinations(tmp_path: Path) -> None:
+    mix = Mix((1.0, 0.0, 0.0), clock=0.0, events=0.0, cut=0.0)
+    things = {
+        name: [it for exam in write_exams(tmp_path, 50, {name: mix}, ()) for it in exam.film.scenes[0].shots[0].things]
+        for name in ("one object", "all combinations")
+    }
+    kept = {name: {held_out(it.colour, it.shape, it.motion) for it in seen} for name, seen in things.items()}
+    assert kept["one object"] == {True}
+    assert False in kept["all combinations"]
 
 
 def test_three_objects_are_in_frames_with_room_for_them_and_one_frame_is_one(tmp_path: Path) -> None:
@@ -83,9 +95,16 @@ def test_the_truth_scores_one_and_loses_nothing(exams: list[Exam]) -> None:
     for name, row in scores.items():
         error_s = row.pop("clock error, mean s", 0.0)
         assert (set(row.values()), error_s) == ({1.0}, 0.0), name
-    parts = {"events, none happen", "events, a cut inside"}
+    parts = {"events, none happen", "events, a cut inside", "other words, the right answer"}
     assert set(scores["questions"]) == {*KINDS, *parts}
     assert all(bar.holds for bar in bars(scores | {"three objects": {}}, scores).values())
+
+
+def test_other_words_have_a_right_answer_beside_those_that_will_do() -> None:
+    question = Question("other words", "Can you see a cat?", UNKNOWN)
+    assert dict(question.marks("Red.")) == {"other words": True, "other words, the right answer": False}
+    assert set(dict(question.marks(UNKNOWN)).values()) == {True}
+    assert set(dict(question.marks("A cat sleeps.")).values()) == {False}
 
 
 def test_wrong_answers_are_wrong_and_lost(exams: list[Exam]) -> None:
