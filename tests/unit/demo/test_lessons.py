@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from benchmarks.plain_generate import model_inputs
+from deployments.vision.demo import lessons
 from deployments.vision.demo.cells import HEADS, IGNORED, cell_labels
 from deployments.vision.demo.clips import Clip, sample_clip
 from deployments.vision.demo.drawing import render
@@ -15,7 +16,7 @@ from deployments.vision.demo.layout import Mix
 from deployments.vision.demo.learner import answer, prepare, see
 from deployments.vision.demo.lessons import PADDING, PREFIX, Lesson, make_lesson, make_vision_lesson, pack
 from deployments.vision.demo.model import build_model
-from deployments.vision.demo.scenes import BACKGROUNDS, MOTIONS, Clock, SceneSpec, Shot, Thing
+from deployments.vision.demo.scenes import BACKGROUNDS, MOTIONS, Clock, SceneSpec, Shot, Thing, held_out
 from deployments.vision.demo.tokenizer import END_OF_TURN, build_tokenizer
 from deployments.vision.qwen.encode import encode
 from deployments.vision.qwen.vision import batch_attention, cut_patches_by_product
@@ -79,6 +80,24 @@ def test_only_answers_are_learned() -> None:
             said = TOKENIZER.decode(ids[segments == segment]).split("assistant\n")[1].split()
             same.append(np.mean([a == b for a, b in zip(said, text.removesuffix(END_OF_TURN).split(), strict=True)]))
     assert 0.9 < np.mean(same) < 1, "few names are misread"
+
+
+def test_lessons_show_and_tell_no_combination_that_is_held_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[Clip] = []
+
+    def kept(*args: Any, **kwargs: Any) -> Clip:
+        drawn.append(sample_clip(*args, **kwargs))
+        return drawn[-1]
+
+    monkeypatch.setattr(lessons, "sample_clip", kept)
+    rng, mix = np.random.default_rng(3), Mix(cut=0.5)
+    for _ in range(4):
+        make_vision_lesson(rng, 48, mix)
+        make_lesson(rng, TOKENIZER, 48, mix, questions=1)
+    things = [it for clip in drawn for shot in clip.spec.shots for it in shot.things]
+    assert len(things) > 400
+    assert any(len(clip.spec.shots) > 1 for clip in drawn)
+    assert not any(held_out(it.colour, it.shape, it.motion) for it in things)
 
 
 def test_vision_lessons_are_frame_pairs() -> None:

@@ -109,9 +109,8 @@ def test_sizes_are_told_apart() -> None:
 
 
 def test_held_out_combinations_are_never_trained_on_yet_their_parts_are() -> None:
-    seen = {
-        (it.colour, it.shape, it.motion) for spec in drawn(7 / 4, 1500) for shot in spec.shots for it in shot.things
-    }
+    things = [it for spec in drawn(7 / 4, 1500) for shot in spec.shots for it in shot.things]
+    seen = {(it.colour, it.shape, it.motion) for it in things}
     assert not any(held_out(*combination) for combination in seen)
     assert len(seen) == 144
     kept = [it for spec in drawn(7 / 4, 200, combinations="held_out") for it in spec.shots[0].things]
