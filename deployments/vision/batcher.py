@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from deployments.contracts import Caption, DescribeRequest, EngineRequest
-from deployments.errors import ClipRejected, DeviceLost, EngineFailed, OutOfMemory
+from deployments.errors import AppError, ClipRejected, DeviceLost, EngineFailed, OutOfMemory
 from deployments.settings import VisionTuning
 from deployments.vision.budget import MemoryBudget
 from deployments.vision.engine import MemoryReading, Prepared, VisionEngine
@@ -109,6 +109,7 @@ class ClipBatcher:
             raise self.lost
         clip = Clip(prepared, since_s, loop.create_future())
         self._waiting.append(clip)
+        self._observer.waiting(len(self._waiting))
         self._arrived = True
         if not self.at_work:
             self._loop = asyncio.create_task(self._serve())
@@ -151,11 +152,12 @@ class ClipBatcher:
             reading = await self.on_engine(self._start_and_read, [clip.prepared for clip in batch])
         except Exception as error:
             # A start fails as a whole and leaves what was under way as it was.
+            _charge(batch, begun_s)
             self._failed(batch, error, tokens, company=len(batch) > 1 or bool(self._under_way))
             return
         finally:
             self.busy_since_s = None
-        read_s = time.perf_counter() - begun_s
+        _charge(batch, begun_s)
         self.memory = reading
         self.budget.fitted(tokens, reading)
         self._observer.began(
@@ -167,7 +169,7 @@ class ClipBatcher:
         self._waiting.begun()
         self._under_way += batch
         for clip in batch:
-            clip.queue_s, clip.engine_s = begun_s - clip.since_s, read_s / len(batch)
+            clip.queue_s = begun_s - clip.since_s
             clip.company = len(self._under_way)
 
     def _start_and_read(self, batch: Sequence[Prepared]) -> MemoryReading | None:
@@ -192,6 +194,7 @@ class ClipBatcher:
             ended = dict(await self.on_engine(self._steps))
         except Exception as error:
             clips = self._under_way
+            _charge(clips, begun_s)
             if not isinstance(error, DeviceLost):
                 await self._drop(clips)
             self._under_way = []
@@ -199,9 +202,8 @@ class ClipBatcher:
             return
         finally:
             self.busy_since_s = None
-        share_s = (time.perf_counter() - begun_s) / len(self._under_way)
+        _charge(self._under_way, begun_s)
         for clip in self._under_way:
-            clip.engine_s += share_s
             if (caption := ended.get(clip.prepared)) and not clip.answer.done():
                 timed = dataclasses.replace(
                     caption, engine_s=clip.engine_s, queue_s=clip.queue_s, batch_clips=clip.company
@@ -234,7 +236,7 @@ class ClipBatcher:
         if isinstance(error, OutOfMemory):
             if company:
                 self._observer.ran_out_of_memory()
-        elif isinstance(error, EngineFailed):
+        elif isinstance(error, EngineFailed) or not isinstance(error, AppError):
             self.failures_in_a_row += 1
             self._observer.failed()
             logger.warning("engine call failed", exc_info=error, extra={"clips": len(clips)})
@@ -244,7 +246,15 @@ class ClipBatcher:
 
     def _lose(self, error: DeviceLost) -> None:
         self.lost = error
+        logger.error("device lost", exc_info=error)
         self._waiting.fail_all(error)
         fail(self._under_way, error)
         self._under_way = []
         self._on_lost()
+
+
+def _charge(clips: Sequence[Clip], begun_s: float) -> None:
+    """Share out what the engine's call has taken, whether it came to anything or not."""
+    share_s = (time.perf_counter() - begun_s) / len(clips)
+    for clip in clips:
+        clip.engine_s += share_s

@@ -74,7 +74,7 @@ class VisionModel:
             if choice is not None:
                 logger.info("model chosen", extra={"model": name, "choice": choice})
         except ModelLoadFailed as error:
-            self._fail_to_load(error)
+            self._fail_to_load(error, error)
         self._settings = settings
         self._on_lost = on_lost
         engine = engine if engine is not None else self._make_engine(settings)
@@ -82,6 +82,7 @@ class VisionModel:
         self._loading: asyncio.Task[None] | None = None
         self._load_progress = self._load_begun_s = 0.0
         self._load_at_startup = settings.load == "startup"
+        self._was_ready = False
         self._calls = 0
         self._idle: asyncio.TimerHandle | None = None
 
@@ -105,7 +106,7 @@ class VisionModel:
         )
 
     async def describe(self, request: DescribeRequest) -> Caption:
-        """Caption one clip. Raises ModelLoadFailed, EngineFailed, ClipRejected."""
+        """Caption one clip. Raises ModelLoadFailed, OutOfMemory, EngineFailed, ClipRejected."""
         return await self._answer(request)
 
     async def write(self, request: TextRequest) -> Caption:
@@ -154,7 +155,8 @@ class VisionModel:
         elif self._state == "ready":
             try:
                 await batcher.on_engine(batcher.engine.check)
-            except DeviceLost:
+            except DeviceLost as error:
+                logger.error("device lost", exc_info=error, extra={"model": self._info.name})
                 self._on_lost()
                 raise
         if self._state == "ready":
@@ -173,7 +175,11 @@ class VisionModel:
             raise self._load_error
 
     async def _load(self) -> None:
-        """Load once; a failure is kept for every caller and makes the replica unhealthy, so that Serve replaces it."""
+        """Load once; a failure is kept for every caller and makes the replica unhealthy, so that Serve replaces it.
+
+        A model that was ready before and now finds too little memory is cold: others have taken it and may give it
+        back. Raises OutOfMemory then.
+        """
         if self._load_error is not None:
             return
         self._state, self._load_progress = "loading", 0.0
@@ -181,13 +187,21 @@ class VisionModel:
         try:
             await self._load_what_fits()
             self.batcher.loaded(await self.batcher.on_engine(self.batcher.engine.memory))
+        except OutOfMemory as error:
+            if self._was_ready:
+                self._state, self._loading = "cold", None
+                logger.warning("model not loaded again", exc_info=error, extra={"model": self._info.name})
+                raise
+            said = "the weights and a first clip must fit into the device's memory, got too little"
+            self._fail_to_load(ModelLoadFailed(said), error)
+        except ModelLoadFailed as error:
+            self._fail_to_load(error, error)
         except Exception as error:
+            self._fail_to_load(ModelLoadFailed(f"the model must load, got {type(error).__name__}"), error)
             if isinstance(error, DeviceLost):
                 self._on_lost()
-            unforeseen = ModelLoadFailed(f"the model must load, got {type(error).__name__}")
-            self._fail_to_load(error if isinstance(error, ModelLoadFailed) else unforeseen)
         else:
-            self._state = "ready"
+            self._state, self._was_ready = "ready", True
             load_s = time.monotonic() - self._load_begun_s
             self._observer.loaded(load_s, self.batcher.memory)
             logger.info(
@@ -197,16 +211,18 @@ class VisionModel:
             self._wait_for_idleness()
 
     async def _load_what_fits(self) -> None:
-        """Load; where the weights were to be chosen and do not fit after all, narrower ones. Raises ModelLoadFailed."""
+        """Load; where the weights were to be chosen and do not fit after all, narrower ones.
+
+        Raises ModelLoadFailed, and OutOfMemory where there are no narrower ones.
+        """
         while True:
             try:
                 await self.batcher.on_engine(self.batcher.engine.load, self._heard_progress)
                 return
-            except OutOfMemory as error:
+            except OutOfMemory:
                 settings = narrower(self._settings) if self._may_narrow else None
                 if settings is None:
-                    said = "the weights and a first clip must fit into the device's memory, got too little"
-                    raise ModelLoadFailed(said) from error
+                    raise
                 wider, self._settings = self._settings.quantization, settings
             choice = f"{settings.checkpoint} in {settings.quantization}: {wider} ran out of memory as it was loaded"
             logger.warning("model chosen anew", extra={"model": self._info.name, "choice": choice})
@@ -216,10 +232,10 @@ class VisionModel:
     def _heard_progress(self, share: float) -> None:
         self._load_progress = share
 
-    def _fail_to_load(self, error: ModelLoadFailed) -> None:
+    def _fail_to_load(self, error: ModelLoadFailed, reason: Exception) -> None:
         self._load_error, self._state = error, "failed"
         # Callers get one line without paths; the reason behind it is for the log.
-        logger.error("model load failed", exc_info=error, extra={"model": self._info.name})
+        logger.error("model load failed", exc_info=reason, extra={"model": self._info.name})
 
     def _wait_for_idleness(self) -> None:
         """Begin to count the idle seconds anew."""

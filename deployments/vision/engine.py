@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from deployments.contracts import Caption, EngineRequest
+from deployments.errors import ModelLoadFailed
 from deployments.settings import VisionSettings
 from deployments.vision.choice import choose, is_auto
 
@@ -129,4 +130,9 @@ def settled(settings: VisionSettings, *, gpu_share: float | None) -> tuple[Visio
     from deployments.vision.qwen.load import choose_device
 
     device = choose_device(settings)
-    return choose(settings, free_bytes=unused_bytes(device, gpu_share), on_gpu=device.type == "cuda")
+    try:
+        free_bytes = unused_bytes(device, gpu_share)
+    except RuntimeError as error:
+        said = f"a device must tell how much of its memory is free, got {type(error).__name__}"
+        raise ModelLoadFailed(said) from error
+    return choose(settings, free_bytes=free_bytes, on_gpu=device.type == "cuda")

@@ -70,6 +70,8 @@ class ReplicaMetrics(Observer):
     def unloaded(self) -> None:
         self._add(self._unloads, 1)
         self._ready.set(0, self._label)
+        self._healthy.set(1, self._label)
+        self._utilisation.set(0, self._label)
         self._holds(MemoryReading(free_bytes=0, peak_bytes=0))
 
     def checked(self, utilisation: float | None) -> None:

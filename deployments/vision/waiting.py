@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from deployments.contracts import Caption
-from deployments.errors import AppError, OutOfMemory
+from deployments.errors import OutOfMemory
 from deployments.vision.budget import MemoryBudget
 from deployments.vision.engine import Prepared
 
@@ -68,8 +68,8 @@ class WaitingClips:
         """Put clips whose call failed back at the head where another way is left; fail them otherwise.
 
         `tokens` were to be under way in all, `company` says whether of more than one clip. Where they did not fit, the
-        budget is lowered and half of them are tried, at last one alone, twice. What fails otherwise is tried clip by
-        clip, with nothing else under way.
+        budget is lowered and half of them are tried, at last one alone, twice. What fails otherwise, be it by a bug, is
+        tried clip by clip, with nothing else under way.
         """
         if isinstance(error, OutOfMemory):
             if company:  # what a lone clip takes says nothing of several
@@ -83,7 +83,7 @@ class WaitingClips:
                 self._put_first(clips)
             else:
                 fail(clips, error)
-        elif isinstance(error, AppError) and len(clips) > 1:
+        elif company:
             for clip in clips:
                 clip.alone = True
             self._put_first(clips)

@@ -2,6 +2,7 @@
 
 import re
 import traceback
+from pathlib import Path
 
 import psutil
 import torch
@@ -18,17 +19,39 @@ _OUT_OF_MEMORY = re.compile("out of memory|can't allocate memory|_ALLOC_FAILED|A
 """In what PyTorch's CPU allocator, CUDA (as it loads a kernel for the first time), its libraries and Triton raise."""
 _OF_CUDA = re.compile("CUDA|CUDNN|CUBLAS|CUSOLVER|CUSPARSE|NVRTC")
 """In what CUDA's libraries and Triton raise, as plain RuntimeErrors: upper case, unlike a device's name."""
+_COMPILERS = ("torch._dynamo", "torch._inductor")
+"""Whose own errors may speak of CUDA while its device is well."""
+_CGROUPS = (
+    (Path("/sys/fs/cgroup"), "memory.max", "memory.current", "inactive_file"),
+    (Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+)
+"""Of this process's container, by version 2 and version 1 of the kernel's control groups."""
 
 
 def unused_bytes(device: torch.device, gpu_share: float | None) -> int:
     """Return what this process could still take, of its share of a GPU where it has only a part."""
     if device.type != "cuda":
-        return psutil.virtual_memory().available
+        return _available_bytes()
     unused, total = torch.cuda.mem_get_info(device)
     taken = torch.cuda.memory_allocated(device)
     # What the allocator keeps for later is free to this process.
     unused += torch.cuda.memory_reserved(device) - taken
     return unused if gpu_share is None else min(unused, _allocator_bytes(total, gpu_share) - taken)
+
+
+def _available_bytes() -> int:
+    """Return what this process could take of the machine's memory, or of what its container may have."""
+    available = psutil.virtual_memory().available
+    for group, most, used, cached in _CGROUPS:
+        try:
+            limit, taken = ((group / name).read_text().strip() for name in (most, used))
+            kept = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+        except FileNotFoundError:
+            continue
+        if limit != "max":
+            # Files that were read lately count as taken, and go where room is needed.
+            available = min(available, max(int(limit) - int(taken) + int(kept[cached]), 0))
+    return available
 
 
 class DeviceMemory:
@@ -115,10 +138,12 @@ def ran_out(error: Exception) -> OutOfMemory:
 def translate(error: RuntimeError) -> EngineFailed:
     """Return what a RuntimeError of PyTorch's means to who asked.
 
-    After any error of CUDA's but a lack of memory its context is unusable.
+    After an error of CUDA's other than a lack of memory its context is, as a rule, unusable. What is not implemented
+    for CUDA, or not to be compiled for it, is no such error.
     """
     if isinstance(error, torch.OutOfMemoryError) or _OUT_OF_MEMORY.search(str(error)):
         return ran_out(error)
-    if isinstance(error, torch.AcceleratorError) or _OF_CUDA.search(str(error)):
+    of_software = isinstance(error, NotImplementedError) or type(error).__module__.startswith(_COMPILERS)
+    if isinstance(error, torch.AcceleratorError) or (_OF_CUDA.search(str(error)) and not of_software):
         return DeviceLost(f"the device must work, got {type(error).__name__}")
     return EngineFailed(f"generation failed: {type(error).__name__}")

@@ -24,7 +24,10 @@ _WARM_UP_SIDES = (112, 196)
 
 
 class TransformersEngine(VisionEngine):
-    """Whatever is under way shares each step; what a sequence says depends on its prompt alone."""
+    """Whatever is under way shares each step; what a sequence says depends on its prompt alone.
+
+    But for int8 on a GPU: there LLM.int8 keeps a column of all rows together in 16 bits where one row has an outlier.
+    """
 
     def __init__(self, settings: VisionSettings, *, gpu_share: float | None = None) -> None:
         self._settings, self._gpu_share = settings, gpu_share
@@ -39,8 +42,8 @@ class TransformersEngine(VisionEngine):
     def load(self, report: Callable[[float], None] = unheard) -> None:
         gc.collect()  # what an earlier attempt has left
         keep_large_blocks()
-        take_share(choose_device(self._settings), self._gpu_share)
         try:
+            take_share(choose_device(self._settings), self._gpu_share)
             self._model, self._tokenizer, self._dtype = load_checkpoint(self._settings, report)
         except RuntimeError as error:
             raise translate(error) from error

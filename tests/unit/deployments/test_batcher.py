@@ -1,5 +1,6 @@
 import asyncio
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -11,6 +12,7 @@ from deployments.errors import AppError, ClipRejected, DeviceLost, EngineFailed,
 from deployments.settings import VisionTuning
 from deployments.vision.batcher import ClipBatcher
 from deployments.vision.engine import MemoryReading, Prepared, VisionEngine, unheard
+from deployments.vision.observer import Observer
 
 PROMPT_TOKENS = 10
 
@@ -70,6 +72,8 @@ class Engine(VisionEngine):
         try:
             if any(one.name.startswith("bug") for one in asked):
                 raise KeyError("a bug")
+            if self.under_way and any(one.name.startswith("shy") for one in asked):
+                raise EngineFailed("not beside others")
             if any(one.name.startswith("bad") for one in asked):
                 raise ClipRejected("cannot") if len(asked) == 1 else EngineFailed("one of them")
             together = [*self.under_way, *asked]
@@ -219,6 +223,74 @@ def test_a_bug_in_the_engine_reaches_every_caller_as_it_was_raised() -> None:
         answers = await all_of(batcher, request("bug"), request("bug"))
         assert [type(answer) for answer in answers] == [KeyError, KeyError]
         assert (await batcher.describe(request("after"))).text == "AFTER"
+
+    asyncio.run(run())
+
+
+def test_a_bug_that_one_clip_meets_fails_it_alone_and_is_counted() -> None:
+    async def run() -> None:
+        engine = Engine()
+        batcher = ClipBatcher(engine, VisionTuning(max_batch_clips=8, batch_wait_s=0.01))
+        assert said(await all_of(batcher, request("a"), request("bug"), request("b"))) == ["A", "KeyError", "B"]
+        assert engine.starts == [["a", "bug", "b"], ["a"], ["bug"], ["b"]]
+        assert said(await all_of(batcher, *(request(f"bug {number}") for number in range(4)))) == ["KeyError"] * 4
+        assert batcher.failures_in_a_row == 5
+
+    asyncio.run(run())
+
+
+def test_a_clip_that_fails_beside_others_under_way_is_tried_alone() -> None:
+    async def run() -> None:
+        engine = Engine()
+        engine.gate.clear()
+        batcher = ClipBatcher(engine, VisionTuning(max_batch_clips=8, batch_wait_s=0.0))
+        first = asyncio.create_task(batcher.describe(request("first", 50)))
+        await until_a_start(engine)
+        shy = asyncio.create_task(batcher.describe(request("shy")))
+        await asyncio.sleep(0.02)
+        engine.gate.set()
+        assert said(await asyncio.gather(first, shy)) == ["FIRST", "SHY"]
+        assert engine.starts == [["first"], ["shy"], ["shy"]]
+
+    asyncio.run(run())
+
+
+def test_clips_are_counted_as_they_come_to_wait() -> None:
+    class Queue(Observer):
+        def __init__(self) -> None:
+            self.told: list[int] = []
+
+        def waiting(self, clips: int) -> None:
+            self.told.append(clips)
+
+    async def run() -> None:
+        engine, queue = Engine(), Queue()
+        engine.gate.clear()
+        batcher = ClipBatcher(engine, VisionTuning(max_batch_clips=1, batch_wait_s=0.0), queue)
+        describing = [asyncio.create_task(batcher.describe(request("a")))]
+        await until_a_start(engine)
+        describing += [asyncio.create_task(batcher.describe(request(name))) for name in "bc"]
+        await asyncio.sleep(0.05)
+        assert queue.told[-1] == 2
+        engine.gate.set()
+        await asyncio.gather(*describing)
+        assert queue.told[-1] == 0
+
+    asyncio.run(run())
+
+
+def test_the_engines_time_on_tries_that_failed_counts_as_well() -> None:
+    class Slow(Engine):
+        def step(self) -> list[tuple[Prepared, Caption]]:
+            time.sleep(0.05)
+            return super().step()
+
+    async def run() -> None:
+        engine = Slow()
+        engine.step_error = EngineFailed("once")
+        batcher = ClipBatcher(engine, VisionTuning(max_batch_clips=8, batch_wait_s=0.01))
+        one, other = await asyncio.gather(batcher.describe(request("a")), batcher.describe(request("b")))
+        assert one.engine_s + other.engine_s >= 0.15
 
     asyncio.run(run())
 
@@ -375,7 +447,7 @@ def test_out_of_memory_in_a_step_is_split_as_well() -> None:
     async def run() -> None:
         engine = Engine()
         engine.step_error = OutOfMemory("in a step")
-        batcher = ClipBatcher(engine, VisionTuning(max_batch_clips=4, batch_wait_s=0.01))
+        batcher = ClipBatcher(engine, VisionTuning(max_batch_clips=4, batch_wait_s=0.1))
         answers = await all_of(batcher, *(request(f"c{i}", 3) for i in range(4)))
         assert said(answers) == ["C0", "C1", "C2", "C3"]
         assert [len(start) for start in engine.starts] == [4, 2, 2]

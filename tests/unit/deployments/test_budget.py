@@ -55,11 +55,39 @@ def test_running_out_lowers_the_budget_and_what_fits_again_and_again_raises_it_s
     budget.ran_out(8000)
     assert budget.tokens == 5600
     budget.fitted(5500, MemoryReading(10_000_000, 5_500_000))
+    assert budget.tokens == 5600, "it held nothing back"
+    assert not budget.fits(5700, frames=1)
+    budget.fitted(5500, MemoryReading(10_000_000, 5_500_000))
     assert budget.tokens == 5880
     budget.fitted(100, MemoryReading(10_000_000, 5_500_000))
     assert budget.tokens == 5880
     budget.ran_out(5880)
     assert budget.tokens == 4116
+
+
+@pytest.mark.parametrize("ran_out_clips", [1, 2, 4, 8, 12])
+def test_a_limit_found_once_is_forgotten_in_time_however_large_the_clips_are(ran_out_clips: int) -> None:
+    clip_tokens, reading = 500, MemoryReading(10_000_000, 1000 * 12 * 500)
+    budget = MemoryBudget(reading)
+    budget.fitted(12 * clip_tokens, reading)
+
+    def start() -> int:
+        clips = 1
+        while clips < 12 and budget.fits((clips + 1) * clip_tokens, frames=clips + 1):
+            clips += 1
+        budget.fitted(clips * clip_tokens, reading)
+        return clips
+
+    budget.ran_out(ran_out_clips * clip_tokens)
+    assert start() < 12
+    assert max(start() for _ in range(60)) == 12
+
+
+def test_what_was_kept_for_many_is_not_counted_as_what_few_take() -> None:
+    budget = MemoryBudget(MemoryReading(10_000_000, 0))
+    budget.fitted(6000, MemoryReading(10_000_000, 6_000_000))
+    budget.fitted(400, MemoryReading(10_000_000, 6_300_000))  # the cache of 6000, and more to read than ever at once
+    assert budget.tokens == 8571
 
 
 def test_running_out_before_anything_is_known_bounds_the_tokens_beside_the_frames() -> None:

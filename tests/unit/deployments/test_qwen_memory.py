@@ -4,12 +4,15 @@ import asyncio
 import gc
 import mmap
 import weakref
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import psutil
 import pytest
 import torch
+from torch._inductor.exc import GPUTooOldForTriton
 from transformers import Qwen2_5_VLForConditionalGeneration
 
 from deployments.contracts import Caption, DescribeRequest, FrameBatch, GenerationOptions
@@ -18,9 +21,11 @@ from deployments.settings import VisionSettings
 from deployments.vision.demo.drawing import render
 from deployments.vision.demo.sample import SCENES
 from deployments.vision.deployment import VisionModel
+from deployments.vision.engine import settled
 from deployments.vision.observer import Observer
 from deployments.vision.prompts import DEFAULT_PROMPT
-from deployments.vision.qwen import load, prefill
+from deployments.vision.qwen import device, load, prefill
+from deployments.vision.qwen import engine as qwen_engine
 from deployments.vision.qwen.device import DeviceMemory, take_share, translate, unused_bytes
 from deployments.vision.qwen.engine import TransformersEngine
 from deployments.vision.qwen.prefill import read
@@ -338,6 +343,33 @@ def test_the_peak_of_a_cpus_memory_is_read_and_begins_anew() -> None:
     assert peak.allocated_bytes > 0
 
 
+@pytest.mark.parametrize("most", ["memory.max", "memory.limit_in_bytes"])
+def test_a_container_has_what_it_may_have_and_no_more(
+    most: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    groups = [(tmp_path, most, used, cached) for _, most, used, cached in device._CGROUPS]
+    monkeypatch.setattr(device, "_CGROUPS", [(tmp_path / "none", *groups[0][1:]), *groups])
+    used, cached = next((used, cached) for _, name, used, cached in groups if name == most)
+    (tmp_path / most).write_text("1000000\n")
+    (tmp_path / used).write_text("600000\n")
+    (tmp_path / "memory.stat").write_text(f"anon 1\n{cached} 100000\n")
+    assert unused_bytes(torch.device("cpu"), None) == 500_000
+    (tmp_path / most).write_text("max\n" if most == "memory.max" else f"{2**63 - 4096}\n")
+    assert unused_bytes(torch.device("cpu"), None) > 500_000
+
+
+def test_a_device_that_is_lost_before_the_weights_come_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def dead(*_: object) -> None:
+        raise torch.AcceleratorError("CUDA error: no CUDA-capable device is detected", 100)
+
+    monkeypatch.setattr(qwen_engine, "take_share", dead)
+    with pytest.raises(DeviceLost):
+        TransformersEngine(CPU).load()
+    monkeypatch.setattr(device, "unused_bytes", dead)
+    with pytest.raises(ModelLoadFailed, match="must tell how much of its memory is free, got AcceleratorError"):
+        settled(CPU.model_copy(update={"quantization": "auto"}), gpu_share=None)
+
+
 def test_what_pytorch_raises_is_told_apart() -> None:
     with pytest.raises(RuntimeError) as too_much:
         torch.empty(2**58)
@@ -355,5 +387,10 @@ def test_what_pytorch_raises_is_told_apart() -> None:
     for said in ("Triton Error [CUDA]: out of memory", "cuDNN error: CUDNN_STATUS_ALLOC_FAILED"):
         assert type(translate(RuntimeError(said))) is OutOfMemory
     assert type(translate(torch.AcceleratorError("CUDA error: out of memory", 2))) is OutOfMemory
+    absent = NotImplementedError("Could not run 'aten::x' with arguments from the 'CUDA' backend")
+    assert type(translate(absent)) is EngineFailed
+    too_old = GPUTooOldForTriton(SimpleNamespace(name="a GPU", major=6, minor=1), None)  # type: ignore[arg-type]
+    assert "CUDA" in str(too_old)
+    assert type(translate(too_old)) is EngineFailed
     for said in ("shapes do not match", "Expected all tensors to be on the same device, found cuda:0 and cpu!"):
         assert type(translate(RuntimeError(said))) is EngineFailed

@@ -287,6 +287,32 @@ def test_weights_that_do_not_fit_as_they_are_loaded_are_loaded_narrower(monkeypa
     assert (status.state, status.error) == ("failed", said)
 
 
+def test_a_model_that_finds_its_memory_taken_as_it_comes_back_is_cold_and_comes_back_later() -> None:
+    class Crowded(Counting):
+        full = False
+
+        def load(self, report: Callable[[float], None] = unheard) -> None:
+            if self.full:
+                raise OutOfMemory("others have it")
+            super().load(report)
+
+    async def run() -> None:
+        engine = Crowded()
+        model = VisionModel("sim", simulated(), engine)
+        model.reconfigure({"idle_unload_s": 0.05, "batch_wait_s": 0.0})
+        await model.describe(request())
+        await until(lambda: engine.done[-1] == "unload")
+        engine.full = True
+        for answer in await asyncio.gather(*(model.describe(request()) for _ in range(2)), return_exceptions=True):
+            assert isinstance(answer, OutOfMemory)
+        assert (await model.status()).state == "cold"
+        await model.check_health()
+        engine.full = False
+        assert (await model.describe(request())).text
+
+    asyncio.run(run())
+
+
 class Dying(SimulatedEngine):
     def __init__(self, *, at_check: bool) -> None:
         super().__init__(SimulatedSettings())
