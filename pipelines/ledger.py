@@ -1,4 +1,4 @@
-"""The durable facts of one analysis: objects created once under one prefix, never rewritten.
+"""The durable facts of one analysis: objects created once under one prefix, never rewritten unless damaged.
 
 request.json              what was asked, of which bytes: the identity of the work
 clips/NNNNNN.json         the one outcome of each clip
@@ -11,8 +11,8 @@ from obstore.store import ObjectStore
 
 from deployments.errors import OutputConflict
 from pipelines.ids import new_id
-from pipelines.outcome import ClipOutcome
-from pipelines.store import create, exists, get, get_all, sizes_below
+from pipelines.outcome import ClipOutcome, read_outcome
+from pipelines.store import create, exists, get, get_all, put, sizes_below
 
 
 class Ledger:
@@ -53,13 +53,17 @@ async def commit_outcome(store: ObjectStore, folder: str, outcome: ClipOutcome) 
     path = f"{folder}/{outcome.index:06d}.json"
     if await create(store, path, outcome.dumps()):
         return outcome
-    return ClipOutcome.loads(await get(store, path))
+    stands = read_outcome(path, await get(store, path))
+    if stands is None:
+        await put(store, path, outcome.dumps())
+    return stands or outcome
 
 
 async def recorded_outcomes(store: ObjectStore, folder: str) -> dict[int, ClipOutcome]:
-    """Return all outcomes that are recorded in the folder, by clip index."""
-    found = map(ClipOutcome.loads, await get_all(store, list(await sizes_below(store, folder))))
-    return {outcome.index: outcome for outcome in found}
+    """Return all outcomes that are recorded in the folder, by clip index; damaged ones are left out and logged."""
+    paths = list(await sizes_below(store, folder))
+    found = map(read_outcome, paths, await get_all(store, paths))
+    return {outcome.index: outcome for outcome in found if outcome is not None}
 
 
 def _conflict(recorded: dict[str, Any], asked: dict[str, Any]) -> OutputConflict:

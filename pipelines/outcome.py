@@ -1,6 +1,7 @@
 """What became of one clip, and how that is written down."""
 
 import json
+import logging
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
@@ -8,6 +9,8 @@ from deployments.contracts import FrameBatch
 from deployments.errors import AppError
 from pipelines.events import ClipEvent, EventsError
 from pipelines.video import ClipPlan
+
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +98,15 @@ class ClipOutcome:
             fields["events_error"] = EventsError(**events_error)
         fields["pts_s"] = tuple(fields["pts_s"])
         return cls(**fields)
+
+
+def read_outcome(path: str, data: bytes) -> ClipOutcome | None:
+    """Return the outcome that an object holds, None for a damaged one: its clip is one that has no outcome."""
+    try:
+        return ClipOutcome.loads(data)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        _logger.warning("expected a clip's outcome, got a damaged object: %s", path, exc_info=error)
+        return None
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from obstore.store import ObjectStore
 
 from deployments.contracts import ModelInfo
 from pipelines import store as objects
-from pipelines.outcome import ClipOutcome
+from pipelines.outcome import ClipOutcome, read_outcome
 from pipelines.video import ClipPlan
 from serve_app.analyses.request import AnalysisRequest
 
@@ -47,8 +47,10 @@ class CaptionCache:
 
     async def find(self, clip: ClipPlan) -> ClipOutcome | None:
         """Return the clip's caption as an outcome that is reused, None where there is none (any more)."""
-        data = await objects.find(self._store, self.path(clip))
-        return None if data is None else replace(ClipOutcome.loads(data), index=clip.index, reused=True)
+        path = self.path(clip)
+        data = await objects.find(self._store, path)
+        kept = None if data is None else read_outcome(path, data)
+        return None if kept is None else replace(kept, index=clip.index, reused=True)
 
     async def keep(self, clip: ClipPlan, outcome: ClipOutcome) -> None:
         """Keep a caption for the next time."""

@@ -19,6 +19,7 @@ of it an hour later, or was written since by one who did not know, goes then.
 
 import asyncio
 import json
+import logging
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -30,6 +31,8 @@ from pipelines.outcome import ClipOutcome
 from serve_app.analyses import queue
 from serve_app.analyses.journal import Event, Journal
 from serve_app.analyses.request import AnalysisRequest
+
+logger = logging.getLogger("ray.serve.vidray.runner")
 
 LEFT_OVER_S = 3600.0
 """Nobody is half-way through a submission or a deletion for so long."""
@@ -93,6 +96,11 @@ class AnalysisLedger:
         """Say that the round, and every one before it, is done."""
         await queue.remove_rounds(self._store, self.analysis_id, number)
 
+    async def is_queued(self, number: int) -> bool:
+        """Say whether the round waits or is run; one that is neither done nor queued was given up."""
+        places = (queue.place(self.analysis_id, number), queue.cancel_place(self.analysis_id, number))
+        return any([await objects.exists(self._store, place) for place in places])
+
     async def request(self) -> AnalysisRequest | None:
         """Return what was asked, None where there is no such analysis."""
         data = await objects.find(self._store, f"{self._prefix}request.json")
@@ -155,10 +163,19 @@ class AnalysisLedger:
         await objects.create(self._store, path, json.dumps(asdict(failure), ensure_ascii=False).encode())
 
     async def failures(self, number: int) -> list[Failure]:
-        """Return the attempts at a round that ended with an error of their own."""
+        """Return the attempts at a round that ended with an error of their own, the first one first.
+
+        A damaged record is left out and logged: it costs one attempt more.
+        """
         listed = await objects.sizes_below(self._store, f"{self._prefix}failures")
         paths = sorted(path for path in listed if path.rsplit("/", 1)[-1].startswith(f"{number:03d}."))
-        return [Failure(**json.loads(data)) for data in await objects.get_all(self._store, paths)]
+        found: list[Failure] = []
+        for path, data in zip(paths, await objects.get_all(self._store, paths), strict=True):
+            try:
+                found.append(Failure(**json.loads(data)))
+            except (ValueError, TypeError) as error:
+                logger.warning("failure cannot be read", exc_info=error, extra={"path": path})
+        return found
 
     async def finish(self, claim: Claim, result: dict[str, Any]) -> None:
         """Record how the round ended as this attempt saw it."""
@@ -177,8 +194,8 @@ class AnalysisLedger:
 
     async def delete(self) -> None:
         """Remove everything: for readers it is gone at once, and what a cut leaves goes with `remove_deleted`."""
-        await objects.create(self._store, self._deleted, b"")
         request = await self.request()
+        await objects.create(self._store, self._deleted, b"")
         if request is not None and request.key_record is not None:
             # The key may be used again, for an analysis with another id: gateways remember what they saw of this one.
             await objects.delete(self._store, request.key_record)

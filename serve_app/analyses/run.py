@@ -1,9 +1,12 @@
 """One attempt at one round: take up what is recorded, describe the rest, record every outcome, tell how it ended."""
 
 import asyncio
+import logging
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, replace
+from itertools import takewhile
 from typing import Any
 
 from deployments.contracts import ModelInfo
@@ -21,6 +24,8 @@ from serve_app.analyses.record import Record
 from serve_app.analyses.request import AnalysisRequest
 from serve_app.analyses.scribe import Scribe, Told
 from serve_app.pace import Stopwatch, frames_of, known_pace
+
+logger = logging.getLogger("ray.serve.vidray.runner")
 
 _MOST_BARREN_ATTEMPTS = 5
 
@@ -42,6 +47,9 @@ class Run:
         self._means = means
         self._model = model
         self._cancelled = asyncio.Event()
+        self._outcomes: dict[int, ClipOutcome] = {}
+        self._barren = 0
+        """Attempts before this one that failed without a clip between them."""
         self._begun_s = time.perf_counter()
         self._stopwatch = Stopwatch(time.monotonic())
         self.in_flight = 0
@@ -61,8 +69,26 @@ class Run:
         """Bring the round to its end.
 
         Raises Deposed when another runner took over, StorageFailed when the store does not answer: try again later.
-        Another error counts against the analysis, which ends as failed when that goes on.
+        Another error counts against the analysis, which ends as failed when that goes on. One that cannot even be ended
+        then, because its own record is damaged, is left without a place in the queue: it can be deleted.
         """
+        number = self._claim.round
+        # First of all: whatever is wrong with the rest, it is tried so often and no more.
+        self._barren = _barren(await self._ledger.failures(number))
+        try:
+            await self._work()
+        except (Deposed, StorageFailed):
+            raise
+        except Exception as error:
+            code = error.code if isinstance(error, AppError) else AppError.code
+            await self._ledger.record_failure(self._claim, Failure(len(self._outcomes), code, repr(error)))
+            if self._barren < _MOST_BARREN_ATTEMPTS:
+                raise
+            fields = {"analysis_id": self._request.id, "round": number}
+            logger.error("analysis cannot be ended and is left", exc_info=error, extra=fields)
+        await self._ledger.dequeue(number)
+
+    async def _work(self) -> None:
         number = self._claim.round
         rounds = (await self._ledger.rounds())[:number]
         if len(rounds) < number:
@@ -70,7 +96,6 @@ class Run:
         progress, told = await self._read(rounds)
         if progress.round == number and not progress.done:
             await self._bring_to_end(rounds, progress, told)
-        await self._ledger.dequeue(number)
 
     async def _read(self, rounds: list[Round]) -> tuple[Progress, set[int]]:
         """Return where the analysis stands, and the clips of this round whose outcome is told."""
@@ -92,18 +117,12 @@ class Run:
         clips = await asyncio.to_thread(plan_clips, self._request.video, sampling, max_frames=sys.maxsize)
         record = Record(self._ledger, self._claim, self._request, scribe, self._means.tally, self._moved, len(clips))
         record.first_caption_due = self._claim.round == 0 and progress.first_caption_at is None
-        try:
-            recorded = await self._take_up(rounds, clips, told, scribe, record)
-            stopped = await self._describe(clips, recorded, progress, record)
-            result = self._result(clips, record.outcomes, stopped)
-            if result["summary"] is not None and stopped is None:
-                result["summary"] = await self._retold(result["summary"], list(record.outcomes.values()))
-        except (Deposed, StorageFailed):
-            raise
-        except Exception as error:
-            code = error.code if isinstance(error, AppError) else AppError.code
-            await self._ledger.record_failure(self._claim, Failure(len(record.outcomes), code, repr(error)))
-            raise
+        self._outcomes = record.outcomes
+        recorded = await self._take_up(rounds, clips, told, scribe, record)
+        stopped = await self._describe(clips, recorded, progress, record)
+        result = self._result(clips, record.outcomes, stopped)
+        if result["summary"] is not None and stopped is None:
+            result["summary"] = await self._retold(result["summary"], list(record.outcomes.values()))
         await self._ledger.finish(self._claim, result)
         named = {"round": self._claim.round, "attempt": self._claim.attempt}
         done: Told = ("done", named | {"status": result["status"], "coverage": result["coverage"]})
@@ -164,8 +183,10 @@ class Run:
         """Describe what the round still lacks; return what ended that early, or None."""
         request, model = self._request, self._model
         pending = [clip for clip in clips if clip.index not in record.outcomes]
-        if self._cancelled.is_set() and pending:
-            return Cancelled("expected a caption, got a cancelled analysis")
+        if self._cancelled.is_set():
+            return Cancelled("expected a caption, got a cancelled analysis") if pending else None
+        if self._barren >= _MOST_BARREN_ATTEMPTS:
+            return EngineFailed(f"expected a clip's outcome, got {self._barren} attempts that failed without one")
         if model is None or request.model_revision != model[0].revision:
             # Captions of two models in one timeline would be no answer to what was asked.
             return ModelLoadFailed(f"expected the model {request.options.model} as it was when asked, got another one")
@@ -174,10 +195,6 @@ class Run:
         await describing.keep([clip for clip in clips if clip.index in recorded], kept)
         if not pending:
             return None
-        failures = await self._ledger.failures(self._claim.round)
-        barren = [failure for failure in failures if failure.clips == len(record.outcomes)]
-        if len(barren) >= _MOST_BARREN_ATTEMPTS:
-            return EngineFailed(f"expected a clip's outcome, got {len(barren)} attempts that failed without one")
         await describing.reuse(pending, kept)
         pending = [clip for clip in pending if clip.index not in record.outcomes]
         deadline_s = request.options.deadline_s
@@ -217,6 +234,11 @@ class Run:
         )
         status = "cancelled" if isinstance(stopped, Cancelled) else status_of(rows)
         return result | {"status": status, "round": self._claim.round, "attempts": self._claim.attempt}
+
+
+def _barren(failures: Sequence[Failure]) -> int:
+    """Return how many of the last failures came at the same number of clips."""
+    return sum(1 for _ in takewhile(lambda one: one.clips == failures[-1].clips, reversed(failures)))
 
 
 def _not_reached(clip: ClipPlan, reason: ClipError) -> ClipOutcome:

@@ -192,13 +192,23 @@ class Analyses:
         await self._nudge()
 
     async def delete(self, principal: Principal, analysis_id: str) -> None:
-        """Remove a done analysis; the captions stay in the cache. Raises NotFound, AnalysisConflict."""
-        view = await self.get(principal, analysis_id)
-        if not view.progress.done:
-            state = view.progress.state
-            raise AnalysisConflict(f"expected an analysis that is done, got one that is {state}: cancel it first")
+        """Remove an analysis that is done or was given up; the captions stay in the cache.
+
+        Raises NotFound, AnalysisConflict.
+        """
+        ledger = self._ledger(principal, analysis_id)
+        try:
+            progress = (await self.get(principal, analysis_id)).progress
+        except ValueError as error:
+            # Nobody can say where one stands whose journal is damaged, and nobody can bring it to an end.
+            logger.warning("analysis cannot be read", exc_info=error, extra={"analysis_id": analysis_id})
+        else:
+            if not progress.done and await ledger.is_queued(progress.round):
+                raise AnalysisConflict(
+                    f"expected an analysis that is done, got one that is {progress.state}: cancel it first"
+                )
         self._followed.forget(analysis_id)
-        await to_the_end(self._ledger(principal, analysis_id).delete())
+        await to_the_end(ledger.delete())
 
     def _ledger(self, principal: Principal, analysis_id: str) -> AnalysisLedger:
         return AnalysisLedger(self._store, principal.owner, analysis_id)

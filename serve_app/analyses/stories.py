@@ -72,6 +72,10 @@ class Stories:
         except AppError as error:
             logger.warning("summary is left to quotes", extra={"analysis_id": request.id, "reason": error.code})
             return summary | {"instead_of": self._name, "reason": error.code}
+        except Exception as error:
+            # A bug, too: the analysis itself is there, and another attempt would pay for the same story again.
+            logger.error("summary is left to quotes", exc_info=error, extra={"analysis_id": request.id})
+            return summary | {"instead_of": self._name, "reason": AppError.code}
         finally:
             if story.calls:  # also of a story that failed or was cancelled half-way
                 await to_the_end(self._budget.record(owner, new_id("chat"), story.usage))

@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 
 from deployments.contracts import FrameBatch
+from deployments.retry import RetryPolicy
 from pipelines import drive
 from pipelines.chain import DecodeRun
 from pipelines.outcome import DecodedClip
 from pipelines.store import open_store
+from serve_app.analyses import backoff
 from tests.app.analysis_house import House, Play, Scenario
 from tests.object_store import new_bucket, s3_endpoint, s3_environment
 
@@ -50,6 +52,12 @@ def decoded_in_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
 def decode_in_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """Give each clip one black frame instead of the video's, without Ray."""
     monkeypatch.setattr(drive, "decoded_clips", black_frames)
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have a runner try again after a hundredth of the time."""
+    monkeypatch.setattr(backoff, "POLICY", RetryPolicy(first_wait_s=0.01, longest_wait_s=0.2))
 
 
 @pytest.fixture(params=["local", "s3"])

@@ -7,11 +7,9 @@ import time
 import pytest
 
 from deployments.contracts import Caption, DescribeRequest
-from deployments.retry import RetryPolicy
 from pipelines.plan import SamplingOptions
 from pipelines.store import sizes_below
 from serve_app import pace
-from serve_app.analyses import backoff
 from serve_app.analyses.cache import CaptionCache
 from tests.app.analysis_house import (
     ANN,
@@ -27,12 +25,6 @@ from tests.app.analysis_house import (
 )
 
 pytestmark = [pytest.mark.timeout(60), pytest.mark.usefixtures("decoded_in_no_time")]
-
-
-@pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Try again after a hundredth of the time."""
-    monkeypatch.setattr(backoff, "POLICY", RetryPolicy(first_wait_s=0.01, longest_wait_s=0.2))
 
 
 def test_kills_before_the_first_caption_do_not_count(play: Play, monkeypatch: pytest.MonkeyPatch) -> None:

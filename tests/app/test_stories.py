@@ -1,6 +1,7 @@
 """Summaries told by a model outside, over real HTTP from a stub: where that is allowed, and what is left where not."""
 
 import asyncio
+import datetime
 import re
 from collections.abc import AsyncGenerator, Iterator
 from typing import Any
@@ -15,7 +16,7 @@ from deployments.chat.settings import ChatSettings, LitellmSettings, Upstream
 from deployments.errors import UpstreamFailed
 from serve_app.analyses.stories import Stories
 from serve_app.chat.budget import Budget
-from tests.app.analysis_house import CLIPS, House, Play
+from tests.app.analysis_house import ANN, CLIPS, House, Play
 
 # litellm's own modules warn while they are imported, which they are at the first call.
 pytestmark = [
@@ -144,6 +145,31 @@ def test_what_a_story_had_cost_until_it_failed_counts_too(play: Play, stub: Stub
         house.stories = Stories("cloud", Breaking(), Budget(house.store, chat), 20)
         house.start()
         assert await reasons(house) == ["upstream_failed", "budget_exceeded"]
+
+    play(scenario)
+
+
+class Buggy(Breaking):
+    """A provider whose every answer ends in a bug, which it is paid for."""
+
+    async def answer(self, request: ChatRequest) -> AsyncGenerator[Piece, None]:
+        self.calls += 1
+        yield Piece(finish_reason="stop", usage=Usage(100, 10, 0.5), served_by="buggy", attempts=1)
+        raise KeyError("a bug")
+
+
+def test_a_story_that_ends_in_a_bug_is_paid_for_once_and_leaves_the_quotes(
+    play: Play, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def scenario(house: House) -> None:
+        provider = Buggy()
+        budget = Budget(house.store, ChatSettings())
+        house.stories = Stories("cloud", provider, budget, 24_000)
+        house.start()
+        assert await reasons(house) == ["internal_error"] * 2
+        assert provider.calls == 2, "one for each analysis"
+        assert (await budget.spent(ANN, datetime.datetime.now(datetime.UTC))).tokens == 2 * 110
+        assert "KeyError: 'a bug'" in caplog.text
 
     play(scenario)
 

@@ -48,6 +48,21 @@ def test_an_outcome_is_recorded_once_and_the_first_stands(tmp_path: Path) -> Non
     asyncio.run(run())
 
 
+@pytest.mark.parametrize("damage", [b"", b'{"index": 1, "te', b"\xff\xfe", b"[]", b"{}", b'{"pts_s": null}'])
+def test_a_clip_whose_outcome_is_damaged_has_none_until_another_is_recorded(tmp_path: Path, damage: bytes) -> None:
+    async def run() -> None:
+        ledger = Ledger(open_store(str(tmp_path)))
+        await ledger.commit(outcome(1))
+        await ledger.commit(outcome(2))
+        (tmp_path / "clips/000001.json").write_bytes(damage)
+        assert await ledger.outcomes() == {2: outcome(2)}
+        assert await ledger.commit(outcome(1, "A dog.")) == outcome(1, "A dog.")
+        assert await ledger.commit(outcome(1, "A bird.")) == outcome(1, "A dog.")
+        assert await ledger.outcomes() == {1: outcome(1, "A dog."), 2: outcome(2)}
+
+    asyncio.run(run())
+
+
 def test_outcomes_come_back_as_they_went_in(tmp_path: Path) -> None:
     failed = ClipOutcome(index=2, start_s=2.0, end_s=3.0, frames_planned=4, error=ClipError("poison_clip", "nö"))
 
