@@ -13,7 +13,7 @@ from deployments.errors import AppError, Cancelled, DeadlineExceeded, ModelLoadF
 from pipelines.chain import split_runs
 from pipelines.describe import Clips, Describer
 from pipelines.drive import drive
-from pipelines.outcome import ClipOutcome
+from pipelines.outcome import ClipOutcome, DecodedClip
 from pipelines.video import ClipPlan
 from serve_app.analyses.cache import CaptionCache
 from serve_app.analyses.cloud import Cloud
@@ -65,6 +65,7 @@ class Describing:
     """One attempt's clips, described by the model `info` behind `describer`.
 
     `in_flight` hears 1 when a clip is decoded and -1 when its outcome is recorded; `on_outcome` hears that, too.
+    `asked` hears 1 when a model is asked for a clip and -1 when that is over.
     """
 
     def __init__(
@@ -75,6 +76,7 @@ class Describing:
         describer: Describer,
         record: Record,
         in_flight: Callable[[int], None],
+        asked: Callable[[int], None],
         on_outcome: Callable[[ClipOutcome], None],
     ) -> None:
         self._request = request
@@ -83,6 +85,7 @@ class Describing:
         self._clips = Clips(describer) if means.cloud is None else means.cloud.ways(request, describer)
         self._record = record
         self._in_flight = in_flight
+        self._asked = asked
         self._on_outcome = on_outcome
         self._cache = CaptionCache(means.store, request, info)
         self._recording: set[asyncio.Task[None]] = set()
@@ -155,9 +158,17 @@ class Describing:
             has_outcome()
 
         options = request.options.describe_options()
+
+        async def describe(clip: DecodedClip) -> ClipOutcome:
+            self._asked(1)
+            try:
+                return await self._clips.describe(clip, options)
+            finally:
+                self._asked(-1)
+
         await drive(
             split_runs(request.id, source_of(request, means.store), pending, size, request.options.decoder),
-            lambda clip: self._clips.describe(clip, options),
+            describe,
             record,
             in_flight=means.in_flight,
             decode_cpus=means.decode_cpus,

@@ -54,12 +54,18 @@ class Run:
         self._stopwatch = Stopwatch(time.monotonic())
         self.in_flight = 0
         """Clips that are decoded and have no outcome that is told."""
+        self.describing = 0
+        """Those of them that a model has been asked for."""
         self.moved_s = time.monotonic()
         """When the work last went on, by the monotonic clock: a clip was decoded, or an outcome recorded and told."""
 
     def _moved(self, in_flight: int = 0) -> None:
         self.moved_s = time.monotonic()
         self.in_flight += in_flight
+
+    def _asked(self, clips: int) -> None:
+        self._moved()
+        self.describing += clips
 
     def cancel(self) -> None:
         """Begin no clip any more, and end the round."""
@@ -190,7 +196,7 @@ class Run:
         if model is None or request.model_revision != model[0].revision:
             # Captions of two models in one timeline would be no answer to what was asked.
             return ModelLoadFailed(f"expected the model {request.options.model} as it was when asked, got another one")
-        describing = Describing(request, self._means, *model, record, self._moved, self._stopwatch.ended)
+        describing = Describing(request, self._means, *model, record, self._moved, self._asked, self._stopwatch.ended)
         kept = await describing.kept()
         await describing.keep([clip for clip in clips if clip.index in recorded], kept)
         if not pending:

@@ -42,7 +42,8 @@ class RunnerSettings:
 
     Of the `at_once` analyses that are claimed, `decoding` decode at a time, each for `turn_s` while others wait for it.
     A claim whose beat has not changed for `lease_s` may be taken over. It changes every `beat_s` while the work goes
-    on; work that has not for `hung_s`, which is longer than a clip may take, hangs.
+    on; work that has not for `hung_s` hangs, unless a clip of it is being described: that ends by itself, after as long
+    as DescribeOptions says.
     """
 
     in_flight_clips: int = MAX_BATCH_CLIPS
@@ -241,25 +242,31 @@ class Runner:
             await asyncio.gather(beating, return_exceptions=True)
             if not over:
                 with contextlib.suppress(StorageFailed):  # the lease runs out instead
-                    await ledger.release(claim)
+                    # A beat of ours would keep a dead successor's claim alive.
+                    if not await ledger.is_taken_over(claim):
+                        await ledger.release(claim)
 
     async def _beat(self, ledger: AnalysisLedger, claim: Claim, run: Run) -> None:
-        """Say that the run is at work as long as it is."""
+        """Say that the run is at work as long as it is; stop it when it hangs, or is another runner's."""
         fields, count = {"analysis_id": ledger.analysis_id, "attempt": claim.attempt}, 0
+        why = "attempt hangs and is given up"
         while not self._hangs(run):
             try:
                 if await ledger.is_taken_over(claim):
-                    return  # a beat of ours would keep a dead successor's claim alive
+                    why = "attempt taken over and stopped"
+                    break
                 await ledger.beat(claim, count)
             except StorageFailed as error:
                 logger.warning("beat failed", exc_info=error, extra=fields)
             count += 1
             await asyncio.sleep(self._settings.beat_s)
-        logger.error("attempt hangs and is given up", extra=fields)
+        logger.error(why, extra=fields)
         work = self._running.pop(ledger.analysis_id)
         work.task.cancel()
 
     def _hangs(self, run: Run) -> bool:
+        if run.describing:
+            return False  # it may be behind many clips of others, and is given up where it is described
         if not run.in_flight and (self._means.turns.full or self._means.in_flight.locked()):
             return False  # it waits behind others
         return time.monotonic() - run.moved_s > self._settings.hung_s

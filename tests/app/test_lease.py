@@ -193,6 +193,52 @@ def test_slow_clips_are_no_hang_and_to_wait_behind_them_is_none(play: Play) -> N
     play(scenario)
 
 
+def test_a_clip_that_waits_long_behind_those_of_others_is_no_hang(play: Play) -> None:
+    async def scenario(house: House) -> None:
+        house.model.held = True
+        one = (await house.submit()).request.id
+        house.start(settings=dataclasses.replace(QUICK, hung_s=0.3))
+        await until(lambda: bool(house.model.calls))
+        await asyncio.sleep(1.0)
+        for _ in range(CLIPS):
+            house.model.permits.release()
+        view = await house.done(one)
+        assert (view.progress.state, view.progress.attempt) == ("completed", 1)
+
+    play(scenario)
+
+
+def test_a_run_that_is_taken_over_stops_at_its_next_beat(play: Play, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario(house: House) -> None:
+        house.model.held = True
+        stopped = asyncio.Event()
+        work = Run.work
+
+        async def watched(run: Run) -> None:
+            try:
+                await work(run)
+            except asyncio.CancelledError:
+                stopped.set()
+                raise
+
+        monkeypatch.setattr(Run, "work", watched)
+        one = (await house.submit()).request.id
+        house.start()
+        await until(lambda: len(house.model.calls) == QUICK.in_flight_clips)
+        assert await house.ledger(one).claim(Claim(2, 0, "another", "elsewhere"))
+        async with asyncio.timeout(5):
+            await stopped.wait()
+        assert len(house.model.calls) == QUICK.in_flight_clips, "no clip was sent any more"
+        assert await house.ledger(one).last_beat() != released(Claim(1, 0, "", "")), (
+            "the claim is not ours to give free"
+        )
+        # Its place is free here: the runner takes the analysis again once the other one is dead.
+        house.model.held = False
+        assert (await house.done(one)).progress.attempt == 3
+
+    play(scenario)
+
+
 def test_a_deposed_runner_cannot_change_how_the_round_ended(play: Play, monkeypatch: pytest.MonkeyPatch) -> None:
     async def scenario(house: House) -> None:
         finish = AnalysisLedger.finish
@@ -212,6 +258,8 @@ def test_a_deposed_runner_cannot_change_how_the_round_ended(play: Play, monkeypa
 
         monkeypatch.setattr(AnalysisLedger, "finish", late)
         monkeypatch.setattr(AnalysisLedger, "beat", lambda *_: asyncio.sleep(0))
+        # Who sleeps does not see that either, or would stop.
+        monkeypatch.setattr(AnalysisLedger, "is_taken_over", lambda *_: asyncio.sleep(0, False))
         house.nodes["other"] = True
         one = (await house.submit()).request.id
         house.start()
