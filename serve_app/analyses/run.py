@@ -10,7 +10,7 @@ from itertools import takewhile
 from typing import Any
 
 from deployments.contracts import ModelInfo
-from deployments.errors import AppError, Cancelled, Deposed, EngineFailed, ModelLoadFailed, StorageFailed
+from deployments.errors import AppError, Cancelled, Deposed, EngineFailed, ModelLoadFailed, ReplicaLost, StorageFailed
 from pipelines.describe import Describer
 from pipelines.outcome import ClipError, ClipOutcome
 from pipelines.plan import plan_clips
@@ -74,7 +74,8 @@ class Run:
     async def work(self) -> None:
         """Bring the round to its end.
 
-        Raises Deposed when another runner took over, StorageFailed when the store does not answer: try again later.
+        Raises Deposed when another runner took over, StorageFailed when the store does not answer, ReplicaLost when Ray
+        lost a node, a process or an object of the decoding: try again later.
         Another error counts against the analysis, which ends as failed when that goes on. One that cannot even be ended
         then, because its own record is damaged, is left without a place in the queue: it can be deleted.
         """
@@ -83,7 +84,7 @@ class Run:
         self._barren = _barren(await self._ledger.failures(number))
         try:
             await self._work()
-        except (Deposed, StorageFailed):
+        except (Deposed, StorageFailed, ReplicaLost):
             raise
         except Exception as error:
             code = error.code if isinstance(error, AppError) else AppError.code

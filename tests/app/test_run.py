@@ -3,10 +3,16 @@
 import asyncio
 import dataclasses
 import time
+from collections.abc import AsyncGenerator
 
 import pytest
+from ray.exceptions import NodeDiedError, ObjectLostError, RayError
 
 from deployments.contracts import Caption, DescribeRequest
+from deployments.ray_errors import translate
+from pipelines import drive
+from pipelines.chain import DecodeRun
+from pipelines.outcome import DecodedClip
 from pipelines.plan import SamplingOptions
 from pipelines.store import sizes_below
 from serve_app import pace
@@ -54,6 +60,29 @@ def test_a_full_disk_pauses_the_work_until_there_is_room(play: Play) -> None:
                 while await claimed(house.ledger(one)) < 8:  # noqa: ASYNC110
                     await asyncio.sleep(0.01)
         assert not (await house.service.get(ANN, one)).progress.done
+        assert (await house.done(one)).progress.state == "completed"
+
+    play(scenario)
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize("lost", [NodeDiedError("killed"), ObjectLostError("ff" * 28, None, "")])
+def test_nodes_and_objects_that_ray_loses_pause_the_work(
+    play: Play, monkeypatch: pytest.MonkeyPatch, lost: RayError
+) -> None:
+    async def losing(runs: list[DecodeRun], *, decode_cpus: float) -> AsyncGenerator[DecodedClip, None]:
+        raise translate(lost)
+        yield
+
+    async def scenario(house: House) -> None:
+        with monkeypatch.context() as patched:
+            patched.setattr(drive, "decoded_clips", losing)
+            one = (await house.submit()).request.id
+            house.start()
+            async with asyncio.timeout(10):
+                while await claimed(house.ledger(one)) < 8:  # noqa: ASYNC110
+                    await asyncio.sleep(0.01)
+        assert await house.ledger(one).failures(0) == []
         assert (await house.done(one)).progress.state == "completed"
 
     play(scenario)
