@@ -3,6 +3,7 @@
 runs of neighbouring clips ── decode (tasks, each with a sandboxed decoder process) ── one row per clip
 """
 
+import asyncio
 import contextlib
 import functools
 import os
@@ -88,7 +89,8 @@ async def decoded_clips(runs: Sequence[DecodeRun], *, decode_cpus: float = 1.0) 
     if not plans:
         return
     return_large_blocks()
-    dataset = decode_dataset(runs, decode_cpus=decode_cpus)
+    # Ray puts each run into its object store, one by one: many take seconds, in which the caller's loop must go on.
+    dataset = await asyncio.to_thread(decode_dataset, runs, decode_cpus=decode_cpus)
     async with contextlib.aclosing(dataset_rows(dataset)) as rows:
         async for row in rows:
             yield _decoded(row, plans[row["video"].as_py(), row["clip"].as_py()])

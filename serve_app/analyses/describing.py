@@ -26,6 +26,8 @@ from serve_app.analyses.video_source import source_of
 from serve_app.pace import Pace
 
 _CACHE_READS_AT_ONCE = 32
+_MOST_CLIPS_A_TURN = 4096
+"""Each turn has its clips put into Ray anew: a long video's are not put there all again and again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,8 +142,9 @@ class Describing:
     async def _drive(self, pending: list[ClipPlan], has_outcome: Callable[[], None]) -> None:
         while pending := [clip for clip in pending if clip.index not in self._record.outcomes]:
             async with self._means.turns.turn() as is_over:
-                await self._drive_some(pending, is_over, has_outcome)
-            if not any(clip.index in self._record.outcomes for clip in pending):
+                some = pending[:_MOST_CLIPS_A_TURN]
+                await self._drive_some(some, is_over, has_outcome)
+            if not any(clip.index in self._record.outcomes for clip in some):
                 return  # each turn brings one clip at least: a decoder that gives none would be asked for ever
 
     async def _drive_some(self, pending: list[ClipPlan], is_over: IsOver, has_outcome: Callable[[], None]) -> None:

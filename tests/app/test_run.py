@@ -16,6 +16,7 @@ from pipelines.outcome import DecodedClip
 from pipelines.plan import SamplingOptions
 from pipelines.store import sizes_below
 from serve_app import pace
+from serve_app.analyses import describing
 from serve_app.analyses.cache import CaptionCache
 from tests.app.analysis_house import (
     ANN,
@@ -29,6 +30,7 @@ from tests.app.analysis_house import (
     until,
     until_queue_is_empty,
 )
+from tests.app.conftest import black_frames
 
 pytestmark = [pytest.mark.timeout(60), pytest.mark.usefixtures("decoded_in_no_time")]
 
@@ -71,8 +73,10 @@ def test_nodes_and_objects_that_ray_loses_pause_the_work(
     play: Play, monkeypatch: pytest.MonkeyPatch, lost: RayError
 ) -> None:
     async def losing(runs: list[DecodeRun], *, decode_cpus: float) -> AsyncGenerator[DecodedClip, None]:
-        raise translate(lost)
-        yield
+        if runs:
+            raise translate(lost)
+        async for clip in black_frames(runs, decode_cpus=decode_cpus):
+            yield clip
 
     async def scenario(house: House) -> None:
         with monkeypatch.context() as patched:
@@ -146,6 +150,26 @@ def test_a_store_that_does_not_list_for_a_moment_ends_no_attempt(play: Play) -> 
         await house.service.cancel(ANN, one)
         view = await house.done(one)
         assert (view.progress.state, view.progress.attempt) == ("cancelled", 1)
+
+    play(scenario)
+
+
+def test_a_video_of_more_clips_than_a_turn_takes_is_described_whole(
+    play: Play, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(describing, "_MOST_CLIPS_A_TURN", 4)
+    lots: list[int] = []
+
+    def counted(runs: list[DecodeRun], *, decode_cpus: float) -> AsyncGenerator[DecodedClip, None]:
+        lots.append(sum(len(run.clips) for run in runs))
+        return black_frames(runs, decode_cpus=decode_cpus)
+
+    async def scenario(house: House) -> None:
+        monkeypatch.setattr(drive, "decoded_clips", counted)
+        lots.clear()
+        house.start()
+        assert (await house.done((await house.submit()).request.id)).progress.state == "completed"
+        assert lots == [4, CLIPS - 4]
 
     play(scenario)
 
