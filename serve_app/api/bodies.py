@@ -1,4 +1,8 @@
-"""Bodies that are no videos: read whole before the app sees the request, so that none is too large or never ends."""
+"""Bodies that are no videos: read whole before the app sees the request, so that none is too large or never ends.
+
+Whatever a body calls itself, most routes read all of it into memory. Those that take a video read it piece by piece and
+hold it to bounds of their own; only the route says which they are.
+"""
 
 import asyncio
 
@@ -6,6 +10,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from deployments.errors import AppError, SlowBody, TooLarge
+from serve_app.api.admission import kind_of
 from serve_app.api.errors import error_answer
 
 MAX_BYTES = 1 << 20
@@ -15,7 +20,7 @@ IDLE_BODY_S = 15.0
 
 
 class SmallBodies:
-    """ASGI middleware. Forms with files are read by their routes, piece by piece."""
+    """ASGI middleware. What takes videos reads its body itself."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -44,7 +49,7 @@ class SmallBodies:
 def _has_small_body(request: Request) -> bool:
     headers = request.headers
     has_body = headers.get("content-length", "0") != "0" or "transfer-encoding" in headers
-    return has_body and not headers.get("content-type", "").startswith("multipart/form-data")
+    return has_body and kind_of(request.scope) != "uploads"
 
 
 async def _read(request: Request, receive: Receive) -> bytes:
@@ -69,4 +74,4 @@ async def _read(request: Request, receive: Receive) -> bytes:
 
 
 def _too_large() -> TooLarge:
-    return TooLarge(f"a body that is no form with a file must have at most {MAX_BYTES} bytes, got more")
+    return TooLarge(f"a body in which no video is expected must have at most {MAX_BYTES} bytes, got more")

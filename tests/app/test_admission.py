@@ -31,6 +31,7 @@ OF_A_KIND: dict[Kind | None, set[tuple[str, str]]] = {
 """Every other route is one of the `requests`."""
 ONE_OF_EACH = AdmissionSettings(uploads=1, downloads=1, watchers=1, chats=1, requests=1)
 JSON = (b"content-type", b"application/json")
+FORM = (b"content-type", b"multipart/form-data; boundary=b")
 
 
 @pytest.fixture
@@ -85,7 +86,7 @@ def held(until: asyncio.Event, body: bytes) -> Callable[[], Awaitable[dict[str, 
 
 
 def test_too_many_of_one_kind_are_refused_at_once_and_others_are_not(app: FastAPI) -> None:
-    form = [(b"content-type", b"multipart/form-data; boundary=b"), (b"content-length", b"1000")]
+    form = [FORM, (b"content-length", b"1000")]
 
     async def run() -> None:
         over = asyncio.Event()
@@ -140,6 +141,19 @@ def test_a_json_body_has_an_end_announced_or_not(app: FastAPI) -> None:
     endless = [part(b" " * 400_000, more=True)] * 3
     chunked = [JSON, (b"transfer-encoding", b"chunked")]
     assert asyncio.run(ask(app, "POST", "/v1/analyses", *endless, headers=chunked)) == 413
+
+
+@pytest.mark.parametrize(
+    "path", ["/v1/analyses", "/v1/uploads", "/v1/uploads/upload_x/complete", "/v1/chat/completions", "/v1/nothing"]
+)
+def test_a_body_that_calls_itself_a_form_has_an_end_where_no_video_is_expected(
+    app: FastAPI, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    monkeypatch.setattr(bodies, "IDLE_BODY_S", 0.1)
+    chunked = [FORM, (b"transfer-encoding", b"chunked")]
+    endless = [part(bytes(400_000), more=True)] * 3
+    assert asyncio.run(ask(app, "POST", path, *endless, headers=chunked)) == 413
+    assert asyncio.run(ask(app, "POST", path, part(b"--b", more=True), headers=chunked)) == 408
 
 
 def test_a_json_body_in_pieces_is_read_whole(app: FastAPI) -> None:
