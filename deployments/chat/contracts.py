@@ -70,6 +70,8 @@ class Usage:
 class Piece:
     """The next words of an answer; the last piece has `finish_reason`, `usage` and who `served_by`.
 
+    The `usage` of a piece before that, which may have no words, is what the answer has taken until then, estimated: for
+    one that never comes to its end.
     `attempts` counts the calls of models outside that the answer took, those that failed among them.
     """
 

@@ -9,7 +9,8 @@ from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 
-from deployments.chat.contracts import ChatOptions, ChatRequest, FinishReason, Piece
+from deployments.chat.contracts import ChatOptions, ChatRequest, FinishReason, Piece, Usage
+from deployments.chat.estimate import Estimate
 from deployments.chat.keys import Keys
 from deployments.chat.litellm_calls import Miss, completion, key_for, translated, usage_of
 from deployments.chat.prompt import conversation
@@ -24,10 +25,14 @@ _FINISH: dict[str, FinishReason] = {"length": "length", "content_filter": "conte
 
 @dataclass(frozen=True, slots=True)
 class _Asked:
-    """OpenAI's messages, and how to answer them; of an answer that is wanted `whole` nobody sees a part."""
+    """OpenAI's messages, and how to answer them; of an answer that is wanted `whole` nobody sees a part.
+
+    `text_bytes` of theirs are paid for also when the answer is cut short.
+    """
 
     messages: list[dict[str, Any]]
     options: ChatOptions
+    text_bytes: int = 0
     whole: bool = False
 
 
@@ -70,16 +75,18 @@ class LitellmProvider:
             return
         with self._place():
             said: list[Piece] = []
-            asked = [{"role": turn.by, "content": turn.text} for turn in conversation(request)]
-            async with aclosing(self._first_to_answer(_Asked(asked, request.options))) as pieces:
+            turns = conversation(request)
+            messages = [{"role": turn.by, "content": turn.text} for turn in turns]
+            asked = _Asked(messages, request.options, sum(len(turn.text.encode()) for turn in turns))
+            async with aclosing(self._first_to_answer(asked)) as pieces:
                 async for piece in pieces:
                     said.append(piece)
                     yield piece
         if self._settings.cached_answers:
             last = said[-1]
             assert last.usage is not None
-            said[-1] = replace(last, usage=replace(last.usage, usd=0.0), attempts=0)
-            self._cached[request] = said
+            last = replace(last, usage=replace(last.usage, usd=0.0), attempts=0)
+            self._cached[request] = [*(Piece(piece.text) for piece in said if piece.text), last]
             while len(self._cached) > self._settings.cached_answers:
                 self._cached.popitem(last=False)
 
@@ -123,6 +130,7 @@ class LitellmProvider:
                     if said:
                         # What is said cannot be taken back, and a second answer would go on from another one's words.
                         _fail("expected the whole answer, got a part of it: try again", attempts)
+                    yield Piece(usage=Usage())  # who fails before the first word is not paid
                     passing = passing or miss.passing
                     if not miss.passing or failures == self._retry.attempts:
                         break
@@ -137,6 +145,8 @@ class LitellmProvider:
     async def _attempt(self, upstream: Upstream, asked: _Asked, attempts: _Attempts) -> AsyncGenerator[Piece, None]:
         """Yield one call's answer. Raises Miss, and UpstreamSlow at the deadline."""
         arguments = self._arguments(upstream, asked)
+        estimate = Estimate(upstream, asked.text_bytes)
+        yield Piece(usage=estimate.after(""))  # from here on it reads what it is asked, whoever leaves
         attempts.made += 1
         stream: Any = None
         try:
@@ -153,7 +163,7 @@ class LitellmProvider:
                 for choice in chunk.choices:
                     finish = choice.finish_reason or finish
                     if text := choice.delta.content:
-                        yield Piece(text)
+                        yield Piece(text, usage=estimate.after(text))
             if stream.received_finish_reason is None:
                 # litellm makes a "stop" of its own where a stream just ends, or never was one.
                 raise Miss("no end of the stream", passing=True)

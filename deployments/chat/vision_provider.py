@@ -46,10 +46,11 @@ class VisionProvider:
                 f"expected an answer of the model within {self._settings.deadline_s:g} s, got none"
             ) from None
         text, stopped = _before(caption.text, request.options.stop)
-        yield Piece(text)
+        usage = Usage(caption.prompt_tokens, caption.output_tokens)
+        yield Piece(text, usage=usage)
         yield Piece(
             finish_reason="stop" if stopped else caption.finish_reason,
-            usage=Usage(caption.prompt_tokens, caption.output_tokens),
+            usage=usage,
             served_by=self._settings.model,
         )
 

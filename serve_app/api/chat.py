@@ -3,18 +3,17 @@
 import json
 import logging
 from collections.abc import AsyncIterator
-from contextlib import aclosing
 from dataclasses import asdict
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request, Response
-from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
 from deployments.chat.contracts import ChatOptions, Piece, Usage
 from deployments.contracts import Turn
 from deployments.errors import AppError
 from serve_app.api.access import Analyst, Injected, Viewer
+from serve_app.api.answer_stream import AnswerStream
 from serve_app.api.errors import ErrorAnswer, error_body
 from serve_app.api.examples import CHAT, CHAT_ASKED, CHAT_STREAM, EXCHANGE, page_of, shown
 from serve_app.chat.service import Answer, AskedChat
@@ -196,8 +195,7 @@ async def create_chat_completion(
     first = await anext(answer.pieces)
     usage = asked.stream_options is not None and asked.stream_options.include_usage
     told = _sse(answer, first, include_usage=usage, request_id=getattr(request.state, "request_id", ""))
-    headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-    return StreamingResponse(told, media_type="text/event-stream", headers=headers)
+    return AnswerStream(answer, told)
 
 
 @router.get("/v1/analyses/{analysis_id}/chats", responses=_MISSING)
@@ -220,9 +218,8 @@ async def list_chats(
 async def _sse(answer: Answer, first: Piece, *, include_usage: bool, request_id: str) -> AsyncIterator[str]:
     yield _chunk(answer, {"role": "assistant", "content": first.text}, first)
     try:
-        async with aclosing(answer.pieces) as pieces:
-            async for piece in pieces:
-                yield _chunk(answer, {"content": piece.text} if piece.text else {}, piece)
+        async for piece in answer.pieces:
+            yield _chunk(answer, {"content": piece.text} if piece.text else {}, piece)
     except AppError as error:
         logger.warning("answer cannot go on", exc_info=error, extra={"chat_id": answer.id})
         yield _data(error_body(error, request_id).model_dump())

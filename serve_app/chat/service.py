@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from obstore.store import ObjectStore
 
 from deployments.chat.citations import Citation, Cited, cited
-from deployments.chat.contracts import ChatOptions, ChatRequest, Embedder, Piece, Provider
+from deployments.chat.contracts import ChatOptions, ChatRequest, Embedder, Piece, Provider, Usage
 from deployments.chat.extractive import NAME as EXTRACTIVE
 from deployments.chat.settings import ChatSettings
 from deployments.contracts import Turn
@@ -114,14 +114,21 @@ class Chats:
         self, principal: Principal, answer: Answer, request: ChatRequest, provider: Provider
     ) -> AsyncGenerator[Piece, None]:
         told: list[str] = []
-        async with aclosing(provider.answer(request)) as pieces:
-            async for piece in pieces:
-                told.append(piece.text)
-                if piece.finish_reason is not None:
-                    answer.text, answer.last = "".join(told), piece
-                    answer.cited = cited(answer.text, request.passages)
-                    await to_the_end(self._keep(principal, _exchange(answer, request)))
-                yield piece
+        used = Usage()
+        try:
+            async with aclosing(provider.answer(request)) as pieces:
+                async for piece in pieces:
+                    told.append(piece.text)
+                    used = piece.usage or used
+                    if piece.finish_reason is not None:
+                        answer.text, answer.last = "".join(told), piece
+                        answer.cited = cited(answer.text, request.passages)
+                        await to_the_end(self._keep(principal, _exchange(answer, request)))
+                    if piece.text or piece.finish_reason is not None:
+                        yield piece
+        finally:
+            if answer.last.finish_reason is None:  # it failed half-way, or nobody waits for its end
+                await to_the_end(self._budget.record(principal, answer.id, used))
 
     async def _keep(self, principal: Principal, exchange: Exchange) -> None:
         await self._budget.record(principal, exchange.id, exchange.usage)

@@ -1,6 +1,7 @@
 """Chat by a model outside: what may go there, what it may cost, and that no key is told; over real HTTP, no Ray."""
 
 import asyncio
+import datetime
 import json
 import logging
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ from deployments.vision.catalog import model_info
 from deployments.vision.deployment import ModelStatus
 from pipelines.store import open_store
 from serve_app.api.app import create_app
+from serve_app.chat.budget import Budget, Spent
 from serve_app.principal import LOCAL
 from tests.app.fakes import FakeServices
 from tests.app.made_up import Analysis, clip_data
@@ -113,6 +115,79 @@ def test_a_spent_budget_ends_the_day_for_its_owner_alone(
     body = {"messages": [{"role": "user", "content": "Hello"}]}
     other = http.post("/v1/chat/completions", json=body, headers={"Authorization": "Bearer bob analyst"})
     assert other.status_code == 200
+
+
+def spent(store: ObjectStore) -> Spent:
+    """What is recorded of the local owner's day, once every record that was begun is written."""
+
+    async def look() -> Spent:
+        return await Budget(store, ChatSettings()).spent(LOCAL, datetime.datetime.now(datetime.UTC))
+
+    return asyncio.run(look())
+
+
+async def leave(http: TestClient, one: str, *, stream: bool, after: bytes | float) -> None:
+    """Ask and leave: behind the first piece of the answer with these bytes, or after so many seconds."""
+    body = {"messages": [{"role": "user", "content": "?"}], "analysis_id": one, "stream": stream}
+    coming = [{"type": "http.request", "body": json.dumps(body).encode(), "more_body": False}]
+
+    async def receive() -> Any:
+        if coming:
+            return coming.pop()
+        await asyncio.Event().wait()
+        raise AssertionError("expected an event that is never set")
+
+    async def send(message: Any) -> None:
+        if isinstance(after, bytes) and after in message.get("body", b""):
+            raise OSError("the client has left")
+
+    scope = {"type": "http", "method": "POST", "path": "/v1/chat/completions", "query_string": b"", "root_path": ""}
+    headers = [(b"content-type", b"application/json"), (b"content-length", b"1")]
+    asgi: Any = http.app
+    asking = asyncio.create_task(asgi(scope | {"headers": headers, "asgi": {"spec_version": "2.4"}}, receive, send))
+    if isinstance(after, float):
+        await asyncio.sleep(after)
+        asking.cancel()  # as Serve does
+    await asyncio.wait([asking])
+    if others := asyncio.all_tasks() - {asyncio.current_task()}:
+        await asyncio.wait(others)
+
+
+@pytest.mark.parametrize(("stream", "after"), [(True, b"jumps"), (True, 0.5), (False, 0.5)])
+def test_who_leaves_before_the_end_of_an_answer_has_to_pay_for_what_was_said(
+    store: ObjectStore, stub: Stub, stream: bool, after: bytes | float
+) -> None:
+    http, one = app(store, stub), analysis(store, allow_cloud=True)
+    ask(http, one)  # litellm's import takes seconds
+    stub.text, stub.piece_s = "A cat jumps." + " It goes on and on." * 20, 0.05
+    before = spent(store)
+    asyncio.run(leave(http, one, stream=stream, after=after))
+    assert spent(store).tokens > before.tokens + 100, "what it was told, and some words"
+    assert spent(store).usd > before.usd
+    limited = app(store, stub, tokens_per_owner_per_day=before.tokens + 1)
+    assert ask(limited, one).status_code == 429
+
+
+def test_who_leaves_before_the_first_word_has_to_pay_for_the_question(store: ObjectStore, stub: Stub) -> None:
+    http, one = app(store, stub), analysis(store, allow_cloud=True)
+    ask(http, one)
+    before, stub.faults = spent(store), [Fault(hang_s=2.0)]
+    asyncio.run(leave(http, one, stream=True, after=0.5))
+    assert len(stub.asked) == 2
+    assert spent(store).tokens > before.tokens + 100
+
+
+def test_an_answer_that_breaks_off_is_paid_as_far_as_it_came_and_a_failure_is_not(
+    store: ObjectStore, stub: Stub
+) -> None:
+    http, one = app(store, stub), analysis(store, allow_cloud=True)
+    stub.faults = [Fault(status=500)] * 3
+    assert ask(http, one).status_code == 502
+    assert spent(store) == Spent(0, 0.0)
+    stub.faults = [Fault(cut_after=2)]
+    assert ask(http, one).status_code == 502
+    assert spent(store).tokens > 100
+    assert spent(store).usd > 0
 
 
 def test_no_key_is_told_to_anyone_when_everything_fails(

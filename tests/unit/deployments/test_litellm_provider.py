@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from benchmarks.stub_upstream import Fault, Stub, stub_upstream
-from deployments.chat.contracts import ChatOptions, ChatRequest, Passage, Piece
+from deployments.chat.contracts import ChatOptions, ChatRequest, Passage, Piece, Usage
 from deployments.chat.keys import Keys
 from deployments.chat.litellm_calls import FINAL, PASSING
 from deployments.chat.litellm_provider import LitellmProvider
@@ -45,6 +45,10 @@ async def _pieces(asked: LitellmProvider, request: ChatRequest) -> list[Piece]:
     return [piece async for piece in asked.answer(request)]
 
 
+def words(pieces: list[Piece]) -> list[str]:
+    return [piece.text for piece in pieces if piece.text]
+
+
 def answer(asked: LitellmProvider, request: ChatRequest = QUESTION) -> list[Piece]:
     return asyncio.run(_pieces(asked, request))
 
@@ -66,7 +70,7 @@ def waits(stub: Stub) -> list[float]:
 def test_an_answer_comes_piece_by_piece_with_what_it_took() -> None:
     with stub_upstream(text="It is so, indeed.") as stub:
         *said, last = answer(provider(stub))
-        assert [piece.text for piece in said] == ["It ", "is ", "so, ", "indeed."]
+        assert words(said) == ["It ", "is ", "so, ", "indeed."]
         assert (last.finish_reason, last.served_by, last.attempts) == ("stop", "openai/stub-0", 1)
         assert last.usage is not None
         assert (last.usage.prompt_tokens, last.usage.completion_tokens, last.usage.usd) == (10, 4, None)
@@ -84,6 +88,23 @@ def test_a_known_model_has_a_price() -> None:
         assert usage is not None
         # 0.15 and 0.60 USD for a million tokens of input and output, as the provider published it in July 2024
         assert usage.usd == pytest.approx((10 * 0.15 + 3 * 0.60) / 1e6)
+
+
+def test_what_an_answer_has_taken_until_now_is_estimated_and_priced() -> None:
+    with stub_upstream(Fault(status=500), text="It is so, indeed.") as stub:
+        one = provider(stub, attempts=2)
+        priced = one._settings.upstreams[0].model_copy(update={"model": "openai/gpt-4o-mini"})
+        one._settings = one._settings.model_copy(update={"upstreams": (priced,)})
+        usages = [piece.usage for piece in answer(one)[:-1]]
+    asked, failed, again, *said = usages
+    assert asked == again
+    assert asked is not None
+    assert (asked.prompt_tokens, asked.completion_tokens) == (3, 0), "Is it so? has 9 bytes, 4 to a token"
+    assert asked.usd == pytest.approx(3 * 0.15 / 1e6)
+    assert failed == Usage(), "who fails before the first word is not paid"
+    assert [usage and usage.completion_tokens for usage in said] == [1, 2, 3, 5]
+    assert said[-1] is not None
+    assert said[-1].usd == pytest.approx((3 * 0.15 + 5 * 0.60) / 1e6)
 
 
 @pytest.mark.parametrize("fault", [Fault(status=500), Fault(status=503), Fault(malformed=True), Fault(cut_after=0)])
@@ -136,7 +157,7 @@ def test_an_answer_that_breaks_off_is_a_failure_and_never_an_end(politely: bool)
 
         with pytest.raises(UpstreamFailed, match="got a part of it"):
             asyncio.run(listen())
-        assert [piece.text for piece in said] == ["It ", "is "]
+        assert words(said) == ["It ", "is "]
         assert len(stub.asked) == 1, "a second answer would go on from another one's words"
 
 
@@ -181,7 +202,8 @@ def test_more_at_once_than_allowed_is_refused_at_once() -> None:
 def test_who_leaves_half_way_ends_the_call_and_frees_the_place() -> None:
     async def leave(asked: LitellmProvider) -> None:
         pieces = asked.answer(QUESTION)
-        assert (await anext(pieces)).text == "It "
+        while not (await anext(pieces)).text:
+            continue
         await pieces.aclose()
         assert (await _pieces(asked, QUESTION))[-1].attempts == 1
 
@@ -193,7 +215,8 @@ def test_the_same_request_again_costs_nothing() -> None:
     with stub_upstream() as stub:
         one = provider(stub, cached_answers=1)
         first, second = answer(one), answer(one)
-        assert [piece.text for piece in first] == [piece.text for piece in second]
+        assert words(first) == words(second)
+        assert [piece.usage for piece in second[:-1]] == [None] * len(second[:-1]), "also for who leaves half-way"
         assert len(stub.asked) == 1
         assert second[-1].usage is not None
         assert (second[-1].usage.usd, second[-1].attempts) == (0.0, 0)
