@@ -10,7 +10,7 @@ import hashlib
 import json
 import time
 from collections.abc import AsyncIterable, AsyncIterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, Self
 
 from obstore.store import ObjectStore
@@ -22,6 +22,7 @@ from serve_app.files import Files
 from serve_app.principal import Principal
 from serve_app.stored_file import Naming, StoredFile
 from serve_app.to_the_end import begun, shared, to_the_end
+from serve_app.upload_bounds import left_bytes
 
 State = Literal["pending", "completed", "cancelled", "expired"]
 
@@ -87,6 +88,14 @@ class Uploads:
 
     async def get(self, principal: Principal, upload_id: str) -> Upload:
         """Return the owner's upload with the parts that have arrived. Raises NotFound."""
+        upload = await self._without_parts(principal, upload_id)
+        if upload.state != "pending":
+            return upload
+        sizes = await objects.sizes_below(self._store, f"{_below(principal, upload_id)}parts")
+        parts = [Part(path.rsplit("/", 1)[-1], size) for path, size in sizes.items()]
+        return replace(upload, parts=sorted(parts, key=lambda part: part.id))
+
+    async def _without_parts(self, principal: Principal, upload_id: str) -> Upload:
         if not is_id(upload_id, "upload"):
             raise _missing(upload_id)
         below = _below(principal, upload_id)
@@ -102,9 +111,7 @@ class Uploads:
             return Upload(announced, "completed", file=await self._file(principal, file_id))
         if announced.expires_at <= time.time():
             return Upload(announced, "expired")
-        sizes = await objects.sizes_below(self._store, f"{below}parts")
-        parts = [Part(path.rsplit("/", 1)[-1], size) for path, size in sizes.items()]
-        return Upload(announced, "pending", sorted(parts, key=lambda part: part.id))
+        return Upload(announced, "pending")
 
     async def _file(self, principal: Principal, file_id: str) -> StoredFile | None:
         try:
@@ -113,9 +120,13 @@ class Uploads:
             return None  # deleted since
 
     async def add_part(self, principal: Principal, upload_id: str, content: AsyncIterable[bytes]) -> Part:
-        """Store one part. Raises NotFound, UploadConflict, TooLarge, and whatever `content` raises."""
-        upload = await self.require_pending(principal, upload_id)
-        limit_bytes = min(self.max_part_bytes, upload.announced.size_bytes)
+        """Store one part. Raises NotFound, UploadConflict, TooLarge, StorageFull, and whatever `content` raises.
+
+        More parts than `left_bytes` allows are TooLarge; those under way at the same time do not count yet.
+        """
+        upload = _require_pending(await self.get(principal, upload_id))
+        sizes = [part.size_bytes for part in upload.parts]
+        limit_bytes = left_bytes(upload.announced.size_bytes, sizes, self.max_part_bytes)
         part_id, size = new_id("part"), 0
 
         async def counted() -> AsyncIterator[bytes]:
@@ -201,8 +212,8 @@ class Uploads:
         return upload
 
     async def require_pending(self, principal: Principal, upload_id: str) -> Upload:
-        """Return the owner's upload that still takes parts. Raises NotFound, UploadConflict."""
-        return _require_pending(await self.get(principal, upload_id))
+        """Return the owner's upload that still takes parts, without them. Raises NotFound, UploadConflict."""
+        return _require_pending(await self._without_parts(principal, upload_id))
 
     async def remove_if_over(
         self, principal: Principal, upload_id: str, now_s: float

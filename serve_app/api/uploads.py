@@ -72,7 +72,7 @@ class UploadObject(BaseModel):
 _MISSING: dict[int | str, dict[str, Any]] = {404: {"model": ErrorAnswer, "description": "No such upload of yours"}}
 _ENDED: dict[int | str, dict[str, Any]] = _MISSING | {409: {"model": ErrorAnswer, "description": "It has ended"}}
 _ROOM: dict[int | str, dict[str, Any]] = {
-    413: {"model": ErrorAnswer, "description": "Too many bytes"},
+    413: {"model": ErrorAnswer, "description": "Too many bytes, or parts"},
     503: {"model": ErrorAnswer, "description": "The storage is full or does not answer"},
 }
 _PART_BODY = {
@@ -110,7 +110,11 @@ async def get_upload(upload_id: str, principal: Analyst, services: Injected) -> 
     openapi_extra={"requestBody": _PART_BODY},
 )
 async def create_part(upload_id: str, request: Request, principal: Analyst, services: Injected) -> PartObject:
-    """Send a part, in any order and several at a time. One whose answer was lost can be sent again."""
+    """Send a part, in any order and several at a time. One whose answer was lost can be sent again.
+
+    All of them together may have twice the bytes that were announced and 64 MiB more; there may be 1,000 of them, and
+    one more for each MiB announced.
+    """
     await services.uploads.require_pending(principal, upload_id)  # before a body comes in for nothing
     async with read_form(request, max_file_bytes=services.uploads.max_part_bytes) as form:
         part = await services.uploads.add_part(principal, upload_id, chunks(file_of(form, "data")))

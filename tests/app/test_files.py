@@ -16,6 +16,7 @@ from starlette.requests import Request
 
 from deployments.errors import SlowBody, StorageFull
 from pipelines.store import open_store
+from serve_app import upload_bounds
 from serve_app.api import form
 from serve_app.api.app import create_app
 from serve_app.files import Files
@@ -350,6 +351,37 @@ def test_too_much_is_refused_early(http: TestClient, root: Path) -> None:
     assert code(answer) == (413, "too_large")
     assert json.loads(http.get(f"/v1/uploads/{upload_id}").text)["parts"] == []
     assert code(http.post("/v1/uploads", json={"filename": "v", "bytes": 1, "size": 1})) == (422, "invalid_option")
+
+
+def test_parts_can_come_again_but_not_for_ever(http: TestClient, root: Path) -> None:
+    upload_id = begin(http, MAX_PART_BYTES)
+    for _ in range(3):
+        send_part(http, upload_id, bytes(MAX_PART_BYTES))
+    refused = http.post(f"/v1/uploads/{upload_id}/parts", files={"data": b"x"})
+    assert code(refused) == (413, "too_large")
+    assert refused.json()["error"]["message"] == (
+        f"an upload of {MAX_PART_BYTES} bytes must have at most {3 * MAX_PART_BYTES} in parts, those sent again among "
+        "them, got more"
+    )
+    assert len(http.get(f"/v1/uploads/{upload_id}").json()["parts"]) == 3
+    assert http.post(f"/v1/uploads/{upload_id}/cancel").status_code == 200, "the way out"
+
+
+def test_an_upload_takes_no_endless_number_of_parts(http: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(upload_bounds, "_FREE_PARTS", 5)
+    upload_id = begin(http, 10)
+    for _ in range(5):
+        send_part(http, upload_id, b"x")
+    refused = http.post(f"/v1/uploads/{upload_id}/parts", files={"data": b"x"})
+    assert code(refused) == (413, "too_large")
+    assert refused.json()["error"]["message"] == "an upload of 10 bytes must have at most 5 parts, got one more"
+
+
+@pytest.mark.parametrize("announced_bytes", [1, 64 << 20, 64 << 30])
+def test_small_parts_sent_twice_are_within_the_bounds_of_any_upload(announced_bytes: int) -> None:
+    part_bytes = min(4 << 20, announced_bytes)
+    parts = [part_bytes] * (2 * announced_bytes // part_bytes)
+    assert upload_bounds.left_bytes(announced_bytes, parts, 64 << 20) == min(announced_bytes, 64 << 20)
 
 
 def test_a_full_storage_admits_nothing(
