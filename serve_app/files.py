@@ -34,6 +34,8 @@ Probe = Callable[[Path], Awaitable[VideoInfo]]
 _READS_AT_ONCE = 32
 _MIN_FREE_BYTES = 1 << 30
 """Room that is kept on a local store for the ledger's own facts, which are small: what was accepted must end."""
+_LOOK_EVERY_BYTES = 4 << 20
+"""What comes in looks so often whether that room is still there: many may share what there was when they began."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,15 +55,18 @@ class Files:
         self.max_bytes = max_bytes
         self._keep_s = keep_s
 
-    async def add(self, principal: Principal, naming: Naming, content: AsyncIterable[bytes]) -> StoredFile:
+    async def add(
+        self, principal: Principal, naming: Naming, content: AsyncIterable[bytes], size_bytes: int | None = None
+    ) -> StoredFile:
         """Store a video while it comes in; the owner's file of the same bytes, if there is one, is returned instead.
 
+        `size_bytes` is what the content is said to have, where anybody says so: room is looked for before it comes in.
         Raises TooLarge, UnreadableVideo, FrameTooLarge, StorageFull, StorageFailed and whatever `content` raises;
         nothing is left behind then.
         """
         source = f"{_below(principal)}sources/{new_id('source')}"
-        counted = Counted(content, self.max_bytes)
-        self.require_room(0)
+        self.require_room(size_bytes or 0)
+        counted = Counted(self.within_room(content), self.max_bytes)
         try:
             await objects.put(self._store, source, counted)
         except BaseException:
@@ -218,6 +223,16 @@ class Files:
     def content(self, file: StoredFile, start: int, end: int) -> AsyncIterator[bytes]:
         """Yield the file's bytes [start, end), end > start."""
         return objects.stream(self._store, file.source, start, end)
+
+    async def within_room(self, content: AsyncIterable[bytes]) -> AsyncIterator[bytes]:
+        """Yield the content; raise StorageFull as soon as it takes from what must always be left."""
+        since_look = 0
+        async for chunk in content:
+            since_look += len(chunk)
+            if since_look >= _LOOK_EVERY_BYTES:
+                self.require_room(len(chunk))
+                since_look = 0
+            yield chunk
 
     def require_room(self, wanted_bytes: int) -> None:
         """Raise StorageFull when a local store has no room for this and what must always be left."""

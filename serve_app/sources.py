@@ -24,10 +24,11 @@ from serve_app.settings import SourceSettings
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A video under way: what its source calls it, and its bytes, to be read once."""
+    """A video under way: what its source calls it, its bytes, to be read once, and how many they are said to be."""
 
     name: str
     content: AsyncIterator[bytes]
+    size_bytes: int | None
 
 
 class Sources:
@@ -84,7 +85,7 @@ class Sources:
                 raise self._unavailable(error) from error
             async with response:
                 self._check(response)
-                yield Found(url.name or host, self._body(response, give_up_s))
+                yield Found(url.name or host, self._body(response, give_up_s), response.content_length)
 
     def _check(self, response: aiohttp.ClientResponse) -> None:
         status = response.status
@@ -139,7 +140,7 @@ class Sources:
                 except OSError as error:
                     raise self._unavailable(error) from error
 
-            yield Found(url.name, content())
+            yield Found(url.name, content(), size)
 
     def _open_allowed(self, path: str) -> int:
         """Return a descriptor of the regular file, which lies below an allowed directory with all links followed."""

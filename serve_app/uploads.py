@@ -139,7 +139,7 @@ class Uploads:
 
         self._files.require_room(limit_bytes)
         path = f"{_below(principal, upload_id)}parts/{part_id}"
-        await objects.put(self._store, path, counted())
+        await objects.put(self._store, path, self._files.within_room(counted()))
         try:
             await self.require_pending(principal, upload_id)
         except (NotFound, UploadConflict):
@@ -179,7 +179,6 @@ class Uploads:
         announced = upload.announced
         if total != announced.size_bytes:
             raise UploadConflict(f"the parts must have {announced.size_bytes} bytes in all, as announced, got {total}")
-        self._files.require_room(total)
 
         async def joined() -> AsyncIterator[bytes]:
             for part_id in filter(sizes.__getitem__, part_ids):
@@ -189,7 +188,7 @@ class Uploads:
 
         content = joined() if md5 is None else _checked(joined(), md5)
         try:
-            file = await self._files.add(principal, announced.naming, content)
+            file = await self._files.add(principal, announced.naming, content, total)
         except StorageFailed:
             # Its parts cannot be read when it ended meanwhile, which is then what there is to say.
             await self.require_pending(principal, upload_id)

@@ -137,7 +137,8 @@ async def create_analysis(
 
 async def _fetched(url: str, principal: Principal, services: Services) -> str:
     async with services.sources.open(url) as found:
-        return (await services.files.add(principal, Naming(plain_name(found.name)), found.content)).id
+        naming = Naming(plain_name(found.name))
+        return (await services.files.add(principal, naming, found.content, found.size_bytes)).id
 
 
 async def accept(asked: Asked, response: Response, principal: Principal, services: Services) -> AnalysisObject:

@@ -77,7 +77,7 @@ async def analyze(
         asked = parse(NewAnalysisOptions, _options_of(form), error=InvalidOption)
         options = asked.options(services.default_model)
         services.analyses.model(options.model)
-        stored = await services.files.add(principal, Naming(plain_name(file.filename)), chunks(file))
+        stored = await services.files.add(principal, Naming(plain_name(file.filename)), chunks(file), file.size)
     wanted = Asked(stored.id, options, asked.metadata, idempotency_key)
     return await accept(wanted, response, principal, services)
 

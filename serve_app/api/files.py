@@ -139,7 +139,7 @@ async def create_file(request: Request, principal: Analyst, services: Injected) 
         fields: dict[str, Any] = {"purpose": field_of(form, "purpose"), "expires_after": _given(expiry) or None}
         asked = parse(NewFile, _given(fields), error=InvalidOption)
         naming = Naming(plain_name(file.filename), asked.purpose, keep_s(asked.expires_after))
-        return file_object(await services.files.add(principal, naming, chunks(file)))
+        return file_object(await services.files.add(principal, naming, chunks(file), file.size))
 
 
 def _given(fields: dict[str, Any]) -> dict[str, Any]:

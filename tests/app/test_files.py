@@ -15,8 +15,9 @@ from httpx2 import Response
 from starlette.requests import Request
 
 from deployments.errors import SlowBody, StorageFull
+from pipelines import store as objects
 from pipelines.store import open_store
-from serve_app import upload_bounds
+from serve_app import files, upload_bounds
 from serve_app.api import form
 from serve_app.api.app import create_app
 from serve_app.files import Files
@@ -382,6 +383,36 @@ def test_small_parts_sent_twice_are_within_the_bounds_of_any_upload(announced_by
     part_bytes = min(4 << 20, announced_bytes)
     parts = [part_bytes] * (2 * announced_bytes // part_bytes)
     assert upload_bounds.left_bytes(announced_bytes, parts, 64 << 20) == min(announced_bytes, 64 << 20)
+
+
+def test_a_video_of_known_length_that_has_no_room_is_refused_before_it_comes_in(
+    http: TestClient, root: Path, video: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(objects, "free_bytes", lambda _: files._MIN_FREE_BYTES + len(video) - 1)
+    assert code(send(http, video)) == (503, "storage_full")
+    assert stored(root) == []
+    monkeypatch.setattr(objects, "free_bytes", lambda _: files._MIN_FREE_BYTES + len(video))
+    assert send(http, video).status_code == 201
+
+
+def test_what_is_kept_free_is_kept_while_others_fill_the_disk(
+    http: TestClient, root: Path, long_video: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upload_id, free = begin(http, MAX_PART_BYTES), files._MIN_FREE_BYTES + MAX_PART_BYTES
+    looked = 0
+
+    def free_bytes(_: object) -> int:
+        nonlocal looked
+        looked += 1
+        return free if looked == 1 else files._MIN_FREE_BYTES
+
+    monkeypatch.setattr(objects, "free_bytes", free_bytes)
+    monkeypatch.setattr(files, "_LOOK_EVERY_BYTES", 1000)
+    part = http.post(f"/v1/uploads/{upload_id}/parts", files={"data": bytes(MAX_PART_BYTES)})
+    assert code(part) == (503, "storage_full")
+    looked = 0
+    assert code(send(http, long_video[:MAX_PART_BYTES])) == (503, "storage_full")
+    assert stored(root) == ["uploads"]
 
 
 def test_a_full_storage_admits_nothing(

@@ -14,7 +14,9 @@ from fastapi.testclient import TestClient
 from httpx2 import Response
 from pydantic import ValidationError
 
+from pipelines import store as objects
 from pipelines.store import open_store, sizes_below
+from serve_app import files
 from serve_app.api.app import create_app
 from serve_app.settings import SourceSettings
 from serve_app.sources import Sources
@@ -220,6 +222,23 @@ def test_no_other_host_is_spoken_to(http: TestClient, host: Host, url: str, stat
     assert code(answer) == (status, kind), answer.text
     assert answer.json()["error"]["param"] == "url"
     assert host.asked == []
+
+
+@pytest.mark.parametrize("local", [True, False])
+def test_a_video_that_has_no_room_is_not_begun(
+    http: TestClient,
+    host: Host,
+    films: Path,
+    video: bytes,
+    left: Callable[[], set[str]],
+    monkeypatch: pytest.MonkeyPatch,
+    local: bool,
+) -> None:
+    monkeypatch.setattr(objects, "free_bytes", lambda _: files._MIN_FREE_BYTES + len(video) - 1)
+    before = left()
+    url = (films / "cats & dogs.mp4").as_uri() if local else on(host, "film.mp4")
+    assert code(ask(http, url)) == (503, "storage_full")
+    assert left() == before
 
 
 def test_a_host_that_is_not_there_is_unavailable(http: TestClient) -> None:
