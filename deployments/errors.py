@@ -14,7 +14,8 @@
     │   ├── SlowBody            the request's body stopped coming
     │   └── RangeNotSatisfiable no byte of the range exists
     ├── Forbidden               the caller's role does not allow this
-    │   └── CloudNotAllowed     nothing of this analysis may leave the premises
+    │   ├── CloudNotAllowed     nothing of this analysis may leave the premises
+    │   └── HostNotAllowed      asked by a name that may be somebody else's
     ├── UploadConflict          the upload has ended, or its parts are not what was announced
     ├── Deposed                 another runner has taken the analysis over
     ├── AnalysisConflict        the analysis is in no state for this, or the key names another one
@@ -131,6 +132,10 @@ class Forbidden(AppError):
 
 class CloudNotAllowed(Forbidden):
     code = "cloud_not_allowed"
+
+
+class HostNotAllowed(Forbidden):
+    code = "host_not_allowed"
 
 
 class UploadConflict(AppError):

@@ -146,6 +146,10 @@ class Gateway:
     def default_model(self) -> str:
         return self._args.default_model
 
+    @property
+    def host_names(self) -> tuple[str, ...]:
+        return self._args.host_names
+
     async def _nudge(self) -> None:
         """Have the runner told; no client waits for that, and one call tells of all that came before it."""
         self._untold = True

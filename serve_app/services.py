@@ -1,5 +1,6 @@
 """What the HTTP app asks of the rest of the house; a fake of it tests every route without Ray."""
 
+from collections.abc import Collection
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
@@ -43,6 +44,10 @@ class Services(Protocol):
     @property
     def default_model(self) -> str:
         """The model of an analysis that names none."""
+
+    @property
+    def host_names(self) -> Collection[str] | None:
+        """By which names, beside IP addresses and localhost, it may be asked; None: by any, for all must show keys."""
 
     async def principal(self, authorization: str | None) -> Principal:
         """Return who sends this `Authorization` header."""

@@ -12,6 +12,7 @@ GATEWAY, RUNNER, CLOUD_VISION = "gateway", "runner", "cloud-vision"
 MODEL = "model:"
 """What the keyword argument with a model's handle begins with, so that no model's name is one of Python's."""
 HostAndPort = Annotated[str, Field(pattern=r"^([a-z0-9]([a-z0-9.-]*[a-z0-9])?|\[[0-9a-f:.]+\])(:[0-9]{1,5})?$")]
+HostName = Annotated[str, Field(pattern=r"^[a-z0-9_]([a-z0-9._-]*[a-z0-9_])?$")]
 ModelName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]{0,62}$")]
 
 
@@ -95,6 +96,9 @@ class AppArgs(BaseModel):
     models: Annotated[dict[ModelName, VisionSettings], Field(min_length=1)]
     """Each named model gets a Serve deployment of its own, `vision-NAME`."""
     default_model: str
+    host_names: tuple[HostName, ...] = ()
+    """By which names clients may ask, without ports: `myserver` for http://myserver:8000. IP addresses and localhost
+    are always right; any other name could be one that a web page has pointed here to read what is not its own."""
     storage: StorageSettings = StorageSettings()
     sources: SourceSettings = SourceSettings()
     admission: AdmissionSettings = AdmissionSettings()

@@ -13,6 +13,7 @@ from serve_app.api.admission import Admission, Kind
 from serve_app.api.bodies import SmallBodies
 from serve_app.api.drain import InFlight
 from serve_app.api.errors import ErrorAnswer, add_error_handlers
+from serve_app.api.hosts import KnownHosts
 from serve_app.api.request_log import RequestLog
 from serve_app.services import Services
 from serve_app.settings import AdmissionSettings
@@ -59,6 +60,7 @@ def create_app(
     # The last one added sees a request first.
     app.add_middleware(SmallBodies)
     app.add_middleware(Admission, settings=admission or AdmissionSettings(), under_way=app.state.under_way)
+    app.add_middleware(KnownHosts, names=services.host_names)
     app.add_middleware(InFlight, draining=services.draining)
     app.add_middleware(RequestLog, behind_proxy=behind_proxy, metrics=app.state.metrics)
     add_error_handlers(app)

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -73,6 +73,7 @@ class FakeServices:
     """`Authorization: Bearer OWNER ROLE` says who asks; without one it is the local principal."""
 
     def __init__(self, store: ObjectStore, *statuses: ModelStatus) -> None:
+        self.host_names: Collection[str] | None = None
         self.sandbox = Sandbox()
         self.draining = Draining()
         self.model = FakeModel()
