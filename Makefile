@@ -14,12 +14,14 @@ help: ## list the verbs
 setup: $(READY_TO_WORK) ## make the virtual environment (done by every other verb)
 
 # What runs Vidray, and that with what tests and measures it: either takes minutes, once, until pyproject.toml changes.
+# An environment without pip was cut off while it was made, or by a Python that cannot make one: it is made anew.
 $(READY): EXTRA :=
 $(READY_TO_WORK): EXTRA := [dev]
 $(READY) $(READY_TO_WORK): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "expected Python 3.11 or newer, got $$($(PYTHON) --version 2>&1); set PYTHON=python3.11"; exit 2; }
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip --version > /dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV) || \
+	  { echo "expected a Python that makes environments with pip, got the above; on Debian or Ubuntu install python3-venv"; exit 2; }
 	@echo "Setting up $(VENV): several minutes the first time, then never again until pyproject.toml changes."
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.$(EXTRA)'
 	@touch $@ $(READY)
@@ -115,5 +117,7 @@ readme: $(READY_TO_WORK) ## put the figures of benchmarks/results into README.md
 lock: $(READY_TO_WORK) ## write constraints.txt from this environment
 	@$(BIN)/python -m pip freeze --exclude-editable | sed -E 's/\+cpu$$//' | sort -f > constraints.txt
 
-clean: ## remove the environment and all output
-	@rm -rf $(VENV) out build *.egg-info
+# Hours of training lie there, and `make demo-model` goes on with them.
+clean: ## remove the environment and all output, but not build/demo-model
+	@rm -rf $(VENV) out *.egg-info
+	@test ! -d build || find build -mindepth 1 -maxdepth 1 ! -name demo-model -exec rm -rf {} +
