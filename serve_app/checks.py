@@ -39,6 +39,8 @@ _LEAST_DRIVERS = {11: 450, 12: 525, 13: 580}
 """By CUDA's major version, from docs.nvidia.com/deploy/cuda-compatibility (minor version compatibility)."""
 _FLASH_SINCE = (8, 0)
 """Compute capability from which on flash-attn 2 runs: Ampere."""
+FLASH_COMMAND = "pip install --no-build-isolation -c constraints.txt -e '.[gpu]'"
+"""flash-attn's build imports torch, which pip's isolated builds do not have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +107,9 @@ def _gpu() -> Iterator[Finding]:
     if flash:
         yield Finding("flash-attn", "good", flash)
     elif any(device.capability >= _FLASH_SINCE for device in devices):
-        yield Finding("flash-attn", "note", "not installed", "`pip install -e '.[gpu]'` makes long clips quicker")
+        yield Finding(
+            "flash-attn", "note", "not installed", f"all works without; `{FLASH_COMMAND}` makes long clips quicker"
+        )
     else:
         yield Finding("flash-attn", "note", "not installed", "of use only on a GPU of compute capability 8.0 or newer")
     narrow = version_of("bitsandbytes", "bitsandbytes")

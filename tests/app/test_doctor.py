@@ -139,8 +139,9 @@ def test_a_new_gpu_without_flash_attention_gets_a_note(monkeypatch: pytest.Monke
         "T4, 15.0 GiB, compute capability 7.5",
     ]
     assert [one.advice for one in told if one.what == "flash-attn"] == [
-        "`pip install -e '.[gpu]'` makes long clips quicker"
+        f"all works without; `{checks.FLASH_COMMAND}` makes long clips quicker"
     ]
+    assert f"`{checks.FLASH_COMMAND}`" in (ROOT / "README.md").read_text()
     assert [one.state for one in told if one.what == "bitsandbytes"] == ["bad"]
 
 

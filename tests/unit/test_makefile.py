@@ -17,7 +17,7 @@ MAKES_ENVIRONMENTS = """#!/bin/sh
 case "$*" in "-m venv"*) echo "$*" >> asked; mkdir -p .venv/bin && cp works .venv/bin/python ;; esac
 """
 MAKES_NO_PIP = """#!/bin/sh
-case "$*" in "-m venv"*) echo "ensurepip is not available"; mkdir -p .venv/bin && cp no-pip .venv/bin/python; exit 1 ;; esac
+case "$*" in "-m venv"*) mkdir -p .venv/bin && cp no-pip .venv/bin/python; exit 1 ;; esac
 """
 
 
