@@ -11,14 +11,14 @@ from deployments.validation import parse
 from serve_app.settings import AppArgs
 
 IMPORT_PATH = "serve_app.app:build_app"
+_SHIPPED = Path(__file__).parent / "serve_config.yaml"
+"""In a checkout a link to the one at its top, in a wheel a file: setuptools packs what lies in a package alone."""
 
 
 def default_config_path() -> Path:
-    """Return ./serve_config.yaml, or the one of the checkout that this code runs from. Raises InvalidConfig."""
-    for folder in (Path.cwd(), Path(__file__).resolve().parent.parent):
-        if (path := folder / "serve_config.yaml").is_file():
-            return path
-    raise InvalidConfig("expected serve_config.yaml in this folder or --config FILE, got neither")
+    """Return ./serve_config.yaml where there is one, else the shipped one."""
+    here = Path.cwd() / _SHIPPED.name
+    return here if here.is_file() else _SHIPPED.resolve()
 
 
 def read_config(path: Path) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 import copy
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +106,13 @@ def test_the_config_of_the_current_folder_wins(tmp_path: Path, monkeypatch: pyte
     assert default_config_path() == ROOT / "serve_config.yaml"
     (tmp_path / "serve_config.yaml").touch()
     assert default_config_path() == tmp_path / "serve_config.yaml"
+
+
+def test_the_default_config_lies_in_the_package_that_is_installed() -> None:
+    shipped_with_it = ROOT / "serve_app" / "serve_config.yaml"
+    assert shipped_with_it.read_text() == SHIPPED[0].read_text()
+    packaging = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    assert packaging["package-data"]["serve_app"] == [shipped_with_it.name]
 
 
 def test_lint_exits_by_what_it_found(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
