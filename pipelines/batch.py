@@ -21,7 +21,7 @@ from obstore.store import ObjectStore
 
 from deployments.contracts import ModelInfo
 from deployments.errors import AppError, InvalidInput, OutputConflict
-from deployments.settings import MAX_ONGOING_CLIPS
+from deployments.settings import MAX_ONGOING_CLIPS, VisionTuning
 from deployments.vision.client import VisionClient, running_model, wait_for_model
 from deployments.vision.prompts import DEFAULT_PROMPT
 from pipelines import command_line as options
@@ -39,7 +39,7 @@ PACK_CLIPS = 64
 """Videos are run in packs of at least this many clips: one Ray Data execution costs 0.2-0.4 s to start (measured)."""
 PACKS_AT_ONCE = 3
 """While one pack drains, the next ones keep the engines busy."""
-_MODEL_DEADLINE_S = 1800.0
+_MODEL_DEADLINE_S = VisionTuning().load_deadline_s
 
 command = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False, add_completion=False)
 

@@ -19,12 +19,10 @@ from pipelines.outcome import ClipOutcome
 from pipelines.sandbox import Sandbox
 from pipelines.source import inspect_source
 from pipelines.store import open_store
-from serve_app.config import app_args, read_config
+from serve_app.config import app_args, load_deadline_s, read_config
 from serve_app.pace import Stopwatch
 from serve_app.pace_file import Paces
 from serve_app.settings import AppArgs
-
-_MODEL_DEADLINE_S = 1800.0
 
 
 class Watcher(Protocol):
@@ -106,7 +104,8 @@ def analyze_video(request: AnalyzeRequest, watcher: Watcher) -> dict[str, Any]:
             running.enter_context(local_app(config, http=False))
 
         running.callback(paces.remember, stopwatch)
-        return asyncio.run(_run(analysis, args, watcher, stopwatch))
+        load_s = load_deadline_s(config, analysis.model.name)
+        return asyncio.run(_run(analysis, args, load_s, watcher, stopwatch))
 
 
 async def _running_info(name: str | None) -> ModelInfo:
@@ -115,7 +114,9 @@ async def _running_info(name: str | None) -> ModelInfo:
     return (await VisionClient.connect(running_model(name)).status()).info
 
 
-async def _run(analysis: Analysis, args: AppArgs, watcher: Watcher, stopwatch: Stopwatch) -> dict[str, Any]:
+async def _run(
+    analysis: Analysis, args: AppArgs, load_s: float, watcher: Watcher, stopwatch: Stopwatch
+) -> dict[str, Any]:
     from deployments.vision.client import VisionClient, wait_for_model
     from pipelines.run import run_analyses
 
@@ -125,7 +126,7 @@ async def _run(analysis: Analysis, args: AppArgs, watcher: Watcher, stopwatch: S
 
     client = VisionClient.connect(analysis.model.name)
     watcher.stage(f"loading the model {analysis.model.name}")
-    await wait_for_model(client, deadline_s=_MODEL_DEADLINE_S)
+    await wait_for_model(client, deadline_s=load_s)
     watcher.stage("describing")
     results = await run_analyses(
         [analysis],

@@ -6,7 +6,7 @@ from typing import Any
 import yaml
 
 from deployments.errors import InvalidConfig
-from deployments.settings import APP_NAME
+from deployments.settings import APP_NAME, VisionTuning, deployment_name
 from deployments.validation import parse
 from serve_app.settings import AppArgs
 
@@ -46,3 +46,16 @@ def app_of(config: dict[str, Any]) -> dict[str, Any]:
         if isinstance(app, dict) and app.get("name") == APP_NAME and app.get("import_path") == IMPORT_PATH:
             return app
     raise InvalidConfig(f"expected an application {APP_NAME!r} with import_path {IMPORT_PATH}, got none")
+
+
+def tuning_of(deployment: dict[str, Any]) -> VisionTuning:
+    """Return the `user_config` of a model's deployment. Raises InvalidConfig."""
+    where = f"deployments.{deployment['name']}.user_config"
+    return parse(VisionTuning, deployment.get("user_config") or {}, error=InvalidConfig, where=where)
+
+
+def load_deadline_s(config: dict[str, Any], model: str) -> float:
+    """Return how long the model may take to load, what it fetches included: its replica is replaced after that."""
+    name = deployment_name(model)
+    named = (one for one in app_of(config).get("deployments") or [] if one["name"] == name)
+    return tuning_of(next(named, {"name": name})).load_deadline_s

@@ -9,9 +9,8 @@ from ray.serve.schema import DeploymentSchema, ServeApplicationSchema, ServeDepl
 
 from deployments.chat.client import CHAT
 from deployments.errors import InvalidConfig
-from deployments.settings import MAX_ONGOING_CLIPS, VisionTuning, deployment_name
-from deployments.validation import parse
-from serve_app.config import app_args, app_of, read_config
+from deployments.settings import MAX_ONGOING_CLIPS, deployment_name
+from serve_app.config import app_args, app_of, read_config, tuning_of
 from serve_app.settings import CLOUD_VISION, GATEWAY, RUNNER, AppArgs
 
 
@@ -44,8 +43,7 @@ def _check_deployments(deployments: list[dict[str, Any]], args: AppArgs) -> None
         if name not in known:
             raise InvalidConfig(f"deployments: expected one of {', '.join(sorted(known))}, got {name!r}")
         if name in vision:
-            where = f"deployments.{name}.user_config"
-            tuning = parse(VisionTuning, deployment.get("user_config") or {}, error=InvalidConfig, where=where)
+            tuning = tuning_of(deployment)
             limit = deployment.get("max_ongoing_requests", MAX_ONGOING_CLIPS)
             if tuning.max_batch_clips is not None and limit < 2 * tuning.max_batch_clips:
                 raise InvalidConfig(
