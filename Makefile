@@ -32,7 +32,7 @@ demo: $(READY) ## analyse a drawn sample video with the demo model, end to end, 
 serve: $(READY) ## start Ray and the HTTP app; Ctrl-C stops both
 	@$(BIN)/vidray serve
 
-lint: $(READY_TO_WORK) ## formatting, ruff, mypy --strict, config lint, README figures
+lint: $(READY_TO_WORK) ## formatting, ruff, mypy --strict, config lint, figures and settings in the docs
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
@@ -111,7 +111,7 @@ bench-page: $(READY_TO_WORK) ## the web page with 2,000 captions in Chromium: sc
 bench-first-look: $(READY_TO_WORK) ## what a newcomer sees and when: `make demo` in a fresh clone, `vidray analyze` at a terminal
 	@$(BIN)/python -m benchmarks.first_look
 
-readme: $(READY_TO_WORK) ## put the figures of benchmarks/results into README.md
+readme: $(READY_TO_WORK) ## put the figures of benchmarks/results into README.md, and the settings into docs/config.md
 	@$(BIN)/python -m benchmarks.readme
 
 lock: $(READY_TO_WORK) ## write constraints.txt from this environment

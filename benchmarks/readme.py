@@ -1,14 +1,21 @@
-"""Keep the figures in README and the demo model's card equal to `benchmarks/results/`: `--check` compares."""
+"""Keep the figures in README and the demo model's card equal to `benchmarks/results/`, and docs/config.md to the code.
+
+`--check` compares.
+"""
 
 import json
 import sys
 from pathlib import Path
 from typing import Any
 
+from benchmarks.markdown import table
+from benchmarks.settings_page import settings_page
+
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 README = ROOT / "README.md"
 CARD = ROOT / "deployments" / "vision" / "demo" / "MODEL_CARD.md"
+SETTINGS = ROOT / "docs" / "config.md"
 BEGIN, END = "<!-- figures: begin -->", "<!-- figures: end -->"
 _ATTRIBUTES = (
     "colour",
@@ -35,7 +42,7 @@ def figures_table(results: Path) -> str:
             sign = "≥" if bar["better"] == "higher" else "≤"
             verdict = "holds" if bar["holds"] else "**missed**"
             rows.append([name, f"{bar['value']:.5g} {bar['unit']}", f"{sign} {bar['bar']:g}", verdict, f"`{command}`"])
-    return _table(["what", "measured", "bar", "", "measured by"], rows)
+    return table(["what", "measured", "bar", "", "measured by"], rows)
 
 
 def card_tables(results: Path) -> str:
@@ -55,10 +62,10 @@ def card_tables(results: Path) -> str:
     return "\n\n".join(
         [
             _said_of(scores),
-            _table(["scenes", *_ATTRIBUTES, "clock error"], descriptions),
-            _table(["", *kinds], questions),
+            table(["scenes", *_ATTRIBUTES, "clock error"], descriptions),
+            table(["", *kinds], questions),
             _said_of(same),
-            _table(list(shares), [[f"{share:.3f}" for share in shares.values()]]),
+            table(list(shares), [[f"{share:.3f}" for share in shares.values()]]),
         ]
     )
 
@@ -66,11 +73,6 @@ def card_tables(results: Path) -> str:
 def _said_of(result: dict[str, Any]) -> str:
     conditions = result["conditions"]
     return f"`{conditions['command']}`, {conditions['shape']}, {conditions['date'][:10]}, {conditions['machine']}:"
-
-
-def _table(head: list[str], rows: list[list[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def rewritten(page: str, text: str) -> str:
@@ -84,14 +86,17 @@ def rewritten(page: str, text: str) -> str:
 
 def main(arguments: list[str]) -> int:
     """Write the pages, or with `--check` return 1 where one is not what it should be."""
+    pages = {
+        README: rewritten(README.read_text(), figures_table(RESULTS)),
+        CARD: rewritten(CARD.read_text(), card_tables(RESULTS)),
+        SETTINGS: settings_page(),
+    }
     wrong = 0
-    for page, text in ((README, figures_table(RESULTS)), (CARD, card_tables(RESULTS))):
-        before = page.read_text()
-        after = rewritten(before, text)
+    for page, text in pages.items():
         if arguments != ["--check"]:
-            page.write_text(after)
-        elif before != after:
-            print(f"{page.name}: its figures must be those of benchmarks/results; run `make readme`", file=sys.stderr)
+            page.write_text(text)
+        elif page.read_text() != text:
+            print(f"{page.name} must say what the results and the settings say; run `make readme`", file=sys.stderr)
             wrong = 1
     return wrong
 

@@ -26,7 +26,9 @@ class Failure(_Frozen):
     """A failure that `engine: simulated` shows on demand, for clips whose first frame lies in `[start_s, end_s)`."""
 
     start_s: Annotated[float, Field(ge=0.0)] = 0.0
+    """Where the range begins, in seconds of the video."""
     end_s: Annotated[float, Field(gt=0.0)] = 7 * 24 * 3600.0
+    """Where it ends; a first frame at this very time is none of its."""
     kind: Literal["error", "final", "crash", "hang", "device_lost", "invalid_events"] = "error"
     """`error`: EngineFailed; `final`: ClipRejected; `crash`: the replica's process dies; `hang`: no answer;
     `device_lost`: the device is gone for this process; `invalid_events`: events are told as a sentence."""
@@ -43,13 +45,19 @@ class SimulatedSettings(_Frozen):
     """
 
     fixed_s: Annotated[float, Field(ge=0.0, le=60.0)] = 0.0
+    """Seconds for clips that begin together, however many they are."""
     frame_s: Annotated[float, Field(ge=0.0, le=60.0)] = 0.005
+    """Seconds for each frame of theirs."""
     token_s: Annotated[float, Field(ge=0.0, le=60.0)] = 0.0
+    """Seconds for a token of all that are under way."""
     caption_tokens: Annotated[int, Field(ge=1, le=4096)] = 16
+    """Tokens of a caption, where `max_tokens` allows that many."""
     load_s: Annotated[float, Field(ge=0.0, le=600.0)] = 0.0
+    """Seconds that a load takes."""
     frame_tokens: Annotated[int, Field(ge=1, le=100_000)] = 100
     """Tokens of a prompt for each of its frames."""
     token_bytes: Annotated[int, Field(ge=1)] = 100_000
+    """Memory that a token of what is under way takes."""
     memory_bytes: Annotated[int, Field(ge=1)] | None = None
     """Memory of the simulated device beside the model's; more runs out of it. None: no bound."""
     failures: tuple[Failure, ...] = ()
@@ -77,6 +85,7 @@ class VisionSettings(_Frozen):
     """What a named model is and how its engine runs."""
 
     engine: Literal["transformers", "simulated"] = "transformers"
+    """`transformers` runs the checkpoint; `simulated` sleeps in place of a GPU, see `simulated`."""
     checkpoint: str = "demo"
     """`demo` (shipped), a directory, a hub id such as `Qwen/Qwen2.5-VL-7B-Instruct`, or `auto`: the largest
     Qwen2.5-VL whose weights leave memory for frames on the replica's device."""
@@ -90,6 +99,7 @@ class VisionSettings(_Frozen):
     attention: Literal["auto", "flash_attention_2", "sdpa", "eager"] = "auto"
     """auto: flash_attention_2 on a GPU where flash-attn is installed, else sdpa."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto: cuda where PyTorch sees a GPU, else cpu."""
     compile: bool = False
     """Compile the writing of a token with `torch.compile` as the model loads, which needs a C++ compiler (a GPU: Triton
     and a C compiler) and takes from seconds to minutes. May pay where starting kernels takes longer than they run; a

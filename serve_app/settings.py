@@ -96,6 +96,7 @@ class AppArgs(BaseModel):
     models: Annotated[dict[ModelName, VisionSettings], Field(min_length=1)]
     """Each named model gets a Serve deployment of its own, `vision-NAME`."""
     default_model: str
+    """The one of `models` that describes where a request names none."""
     host_names: tuple[HostName, ...] = ()
     """By which names clients may ask, without ports: `myserver` for http://myserver:8000. IP addresses and localhost
     are always right; any other name could be one that a web page has pointed here to read what is not its own."""
@@ -107,7 +108,6 @@ class AppArgs(BaseModel):
     """None: no frame ever leaves the cluster, whatever an analysis allows."""
     decode_cpus: Annotated[float, Field(gt=0.0, le=64.0)] = 1.0
     """CPUs that Ray accounts to one decode task."""
-
     in_flight_clips: Annotated[int, Field(ge=1, le=4096)] = MAX_BATCH_CLIPS
     """Most clips of one runner between decoder and commit: as many as its replicas have under way keep them busy."""
 

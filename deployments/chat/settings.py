@@ -36,6 +36,7 @@ class LitellmSettings(_Frozen):
 
     provider: Literal["litellm"]
     upstreams: Annotated[tuple[Upstream, ...], Field(min_length=1, max_length=8)]
+    """Who is asked, in this order, each `attempts` times."""
     leaves_premises: bool = True
     """Whether what it is asked goes to somebody else: then it answers about analyses with `allow_cloud` alone."""
     max_tokens: Annotated[int, Field(ge=1, le=2**20)] = 1024
@@ -56,11 +57,13 @@ class EmbeddingSettings(_Frozen):
     """A model that turns texts into vectors, so that a question finds captions of its meaning in other words."""
 
     upstream: Upstream
+    """The model that makes them."""
     leaves_premises: bool = True
     """Whether captions and questions go to somebody else: then those of analyses with `allow_cloud` alone do."""
     deadline_s: Annotated[float, Field(gt=0.0, le=600.0)] = 10.0
     """Most seconds for one call, with all attempts at it."""
     texts_per_call: Annotated[int, Field(ge=1, le=2048)] = 256
+    """Most captions or questions in one call."""
 
     @property
     def name(self) -> str:
@@ -117,7 +120,9 @@ class ChatSettings(_Frozen):
     """The chat models by name. Without a word of them there is the one that needs no key and no network."""
 
     models: Annotated[dict[ChatModelName, ProviderSettings], Field(min_length=1)] = {EXTRACTIVE: ExtractiveSettings()}
+    """Who may be asked, by the name that a request gives."""
     default_model: str = EXTRACTIVE
+    """The one of `models` that answers where a request names none."""
     summary_model: str | None = None
     """The model that writes the summaries of analyses that it may be told about; None: they quote captions."""
     summary_chars: Annotated[int, Field(ge=8_000, le=4_000_000)] = 24_000
@@ -131,6 +136,7 @@ class ChatSettings(_Frozen):
     usd_per_owner_per_day: Annotated[float, Field(gt=0.0)] | None = None
     """What one owner's chats may cost in a day (UTC); None: no limit. A model without a known price counts nothing."""
     tokens_per_owner_per_day: Annotated[int, Field(ge=1)] | None = None
+    """Tokens that one owner's chats may take in a day (UTC); None: no limit."""
 
     @model_validator(mode="after")
     def _consistent(self) -> "ChatSettings":
