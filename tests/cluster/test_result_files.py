@@ -27,6 +27,8 @@ def test_readme_shows_the_recorded_figures() -> None:
     table = figures_table(ROOT / "benchmarks" / "results")
     assert README.read_text() == rewritten(README.read_text(), table)
     assert table.count("\n") > len(RESULTS)
+    assert "`make bench-engine VLLM_PYTHON=…`" in table, "a command that another machine can run"
+    assert "--vllm-python python" not in table
 
 
 def test_the_model_card_shows_the_recorded_figures() -> None:
