@@ -10,7 +10,7 @@ from benchmarks.results_file import Bar, write_result
 from deployments.contracts import FrameBatch
 from pipelines.plan import SamplingOptions, plan_clips
 from pipelines.sandbox import Sandbox
-from tests.unit.media.conftest import WRITERS, Library
+from tests.unit.pipelines.conftest import WRITERS, Library
 from tests.videos import read_index
 
 SAMPLED_FPS = 5.0

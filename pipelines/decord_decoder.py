@@ -18,7 +18,7 @@ from pipelines.video import ClipPlan
 CONTAINERS = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "flv")
 CODECS = ("h264", "hevc", "vp8", "vp9")
 """Where decord 0.6 was found to give the right frames: it has no AV1, finds no frame in MPEG-TS, and mixes up frames of
-AVI, MPEG-2 and reordered MPEG-4 (`tests/unit/media/test_decode.py`)."""
+AVI, MPEG-2 and reordered MPEG-4 (`tests/unit/pipelines/test_decode.py`)."""
 
 
 class DecordDecoder:

@@ -13,7 +13,7 @@ from deployments.contracts import FrameBatch
 from deployments.errors import AppError, ClipUndecodable, FrameTooLarge, SourceNotFound, UnreadableVideo
 from pipelines.sandbox import Sandbox
 from pipelines.video import ClipPlan, VideoInfo
-from tests.unit.media.conftest import Library, heavy, size_change
+from tests.unit.pipelines.conftest import Library, heavy, size_change
 from tests.videos import flipped, forged_size, joined, truncated, without_box, write_sound, write_video
 
 SIZE = (28, 28)

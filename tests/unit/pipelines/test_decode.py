@@ -17,7 +17,7 @@ from pipelines.pictures import Pictures
 from pipelines.probe import probe
 from pipelines.selection import PacketMark
 from pipelines.video import ClipPlan, DecoderName
-from tests.unit.media.conftest import WRITERS, Library, Times, size_change
+from tests.unit.pipelines.conftest import WRITERS, Library, Times, size_change
 from tests.videos import flipped, read_index, truncated, write_video
 
 DECORD_REFUSES = {

@@ -6,7 +6,7 @@ import pytest
 from deployments.errors import UnreadableVideo
 from pipelines.probes import Probes
 from pipelines.sandbox import Fault, Sandbox, SandboxLimits
-from tests.unit.media.conftest import Library
+from tests.unit.pipelines.conftest import Library
 
 
 def test_a_probe_that_hangs_delays_no_other(library: Library) -> None:

@@ -10,7 +10,7 @@ from av.stream import Disposition
 from deployments.errors import AppError, FrameTooLarge, SourceNotFound, UnreadableVideo
 from pipelines.plan import SamplingOptions, plan_clips
 from pipelines.probe import probe
-from tests.unit.media.conftest import VARIABLE_MS, WRITERS, Library, heavy
+from tests.unit.pipelines.conftest import VARIABLE_MS, WRITERS, Library, heavy
 from tests.videos import forged_size, joined, numbered, truncated, without_box, write_sound, write_video
 
 CODECS = {"libvpx": "vp8", "mpeg2video": "mpeg2video", "mjpeg": "mjpeg", "wmv2": "wmv2"}

@@ -20,7 +20,7 @@ from pipelines import sandbox as sandbox_module
 from pipelines.sandbox import ATTEMPTS, Fault, Sandbox, SandboxLimits
 from pipelines.sandbox_pipe import ChildDied, ChildProcess, patience
 from pipelines.video import ClipPlan
-from tests.unit.media.conftest import Library
+from tests.unit.pipelines.conftest import Library
 from tests.videos import read_index, write_sound
 
 ROOT = Path(__file__).resolve().parents[3]
