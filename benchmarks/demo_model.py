@@ -172,7 +172,8 @@ def main() -> None:
         figures,
         held,
         model=f"{named(args.checkpoint)}, {_parameters(args.checkpoint) / 1e6:.2f} M parameters, fp32",
-        shape=f"{args.scenes} scenes of combinations never trained on in each set, in {len(FORMATS)} formats of H.264",
+        shape=f"{args.scenes} scenes in each set, of combinations never trained on but where they are of all, in "
+        f"{len(FORMATS)} formats of H.264",
     )
 
 

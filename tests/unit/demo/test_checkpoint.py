@@ -11,6 +11,7 @@ from deployments.vision.catalog import DEMO_DIR
 from deployments.vision.demo.answers import NO_CLOCK, UNKNOWN
 from deployments.vision.demo.clips import FRAME_SIZES, Clip, sample_clip
 from deployments.vision.demo.layout import Mix
+from deployments.vision.demo.recipe import DEMO
 from deployments.vision.demo.scoring import score_descriptions
 from deployments.vision.demo.tokenizer import END_OF_TURN
 from deployments.vision.prompts import DEFAULT_PROMPT
@@ -42,6 +43,20 @@ def test_it_is_small_and_safe() -> None:
     files = [path for path in DEMO_DIR.iterdir() if path.is_file()]
     assert sum(path.stat().st_size for path in files) <= 12e6
     assert {path.suffix for path in files} <= {".safetensors", ".json", ".jinja"}, "no pickles, no code"
+
+
+def test_the_card_tells_the_recipe() -> None:
+    card = (DEMO_DIR.parent / "MODEL_CARD.md").read_text()
+    for told in (
+        f"seed {DEMO.seed}, {DEMO.steps:,} steps",
+        f"| 0 to {DEMO.vision_steps:,} |",
+        f"| {DEMO.vision_steps:,} to {DEMO.steps:,} |",
+        f"| from {DEMO.coarse_from:,} on |",
+        f"| from {DEMO.again_from:,} on |",
+        f"frame pairs, {DEMO.pairs} a step",
+        "and three questions about it" if DEMO.questions == 3 else "another number of questions",
+    ):
+        assert told in card
 
 
 def test_it_is_a_qwen2_5_vl() -> None:
