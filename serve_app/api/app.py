@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 
-from serve_app.api import analyses, analyze, chat, events, files, health, metrics, page, stats, uploads
+from serve_app.api import analyses, analyze, chat, docs, events, files, health, metrics, page, stats, uploads
 from serve_app.api.access import show_role
 from serve_app.api.admission import Admission, Kind
 from serve_app.api.bodies import SmallBodies
@@ -30,6 +30,7 @@ ROUTERS = (
     stats.router,
     metrics.router,
     page.router,
+    docs.router,
 )
 
 
@@ -48,6 +49,8 @@ def create_app(
 
     app = FastAPI(
         lifespan=lifespan,
+        docs_url=None,  # docs.py
+        redoc_url=None,
         title="Vidray",
         version=importlib.metadata.version("vidray"),
         summary="Self-hosted video understanding on Ray",

@@ -1,8 +1,9 @@
 """By which names a service without keys is asked: not by one that belongs to somebody else.
 
 A page may read what comes from its own host, and who owns a name can let it mean 127.0.0.1 once his page is loaded
-(DNS rebinding): the browser then takes everything here for his. An address or localhost is nobody's to give away. A
-WebSocket is open to pages of every host, so the page's own, its Origin, is looked at, too.
+(DNS rebinding): the browser then takes everything here for his. An address or localhost is nobody's to give away. Forms
+and WebSockets are open to pages of every host, so the page's own, its Origin, is looked at, too: what it may not read,
+it may not change.
 """
 
 import ipaddress
@@ -17,6 +18,8 @@ from serve_app.api.errors import error_answer
 
 _PROBES = ("/livez", "/readyz")
 """They tell nothing, and are asked by whatever name a machine has for this one."""
+_READS = ("GET", "HEAD", "OPTIONS")
+"""What they answer stays hidden from pages of other hosts, by the browser."""
 _FORBIDDEN = 4403
 """The WebSocket close code, as in events.py."""
 
@@ -50,7 +53,7 @@ def _require_known(connection: HTTPConnection, names: Collection[str]) -> None:
             f"config, got {host!r}"
         )
     origin = connection.headers.get("origin")
-    if connection.scope["type"] == "websocket" and origin is not None:
+    if origin is not None and connection.scope.get("method") not in _READS:
         page_host = _name(origin)
         if page_host != host and page_host not in names:
             raise HostNotAllowed(f"expected a page of the host {host!r} or of `host_names`, got one of {page_host!r}")

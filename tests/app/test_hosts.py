@@ -86,6 +86,17 @@ def test_a_socket_of_another_hosts_page_is_closed(host: str, origin: str, names:
     assert closed(names, Host=host, Origin=origin) == code, "4404: no such analysis, so it was let in"
 
 
+@pytest.mark.parametrize(
+    ("origin", "status"),
+    [("https://evil.example", 403), ("null", 403), ("http://localhost:8000", 400), (None, 400)],
+)
+def test_a_form_of_another_hosts_page_changes_nothing(origin: str | None, status: int) -> None:
+    headers = {"Host": "localhost:8000"} | ({} if origin is None else {"Origin": origin})
+    http = app(())
+    assert http.post("/v1/analyze", data={"model": "sim"}, headers=headers).status_code == status
+    assert http.get("/v1/files", headers=headers).status_code == 200, "which that page may not read"
+
+
 def test_a_socket_of_no_page_is_let_in() -> None:
     assert closed((), Host="localhost:8000") == 4404
 
