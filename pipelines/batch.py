@@ -20,7 +20,7 @@ import typer
 from obstore.store import ObjectStore
 
 from deployments.contracts import ModelInfo
-from deployments.errors import AppError, InvalidInput, OutputConflict
+from deployments.errors import AppError, InvalidInput, OutputConflict, StorageFailed
 from deployments.settings import MAX_ONGOING_CLIPS, VisionTuning
 from deployments.vision.client import VisionClient, running_model, wait_for_model
 from deployments.vision.prompts import DEFAULT_PROMPT
@@ -28,12 +28,15 @@ from pipelines import command_line as options
 from pipelines.analysis import Analysis, open_analysis, plan_analysis
 from pipelines.batch_report import BatchReport
 from pipelines.chain import inspected_sources
+from pipelines.drive import one_failure
 from pipelines.options import AnalysisOptions
 from pipelines.ray_console import quiet_ray_console
 from pipelines.rows import leave_ray
 from pipelines.run import run_analyses
 from pipelines.source import Source
 from pipelines.store import open_store, put
+
+logger = logging.getLogger(__name__)
 
 PACK_CLIPS = 64
 """Videos are run in packs of at least this many clips: one Ray Data execution costs 0.2-0.4 s to start (measured)."""
@@ -114,18 +117,33 @@ class _Job:
     report: BatchReport = field(init=False)
 
     async def run(self) -> BatchReport:
+        """Describe the videos and write batch.json, also when something ends the job: it says which are unfinished.
+
+        Raises StorageFailed, ModelLoadFailed, ReplicaLost.
+        """
         model = (await wait_for_model(self.client, deadline_s=_MODEL_DEADLINE_S)).info
         in_flight = asyncio.Semaphore(self.in_flight_clips)
         packs_at_once = asyncio.Semaphore(PACKS_AT_ONCE)
-        self.report = BatchReport(videos=len(self.paths))
-        with self.report:
-            async with asyncio.TaskGroup() as group:
-                async for pack in self._packs(model):
-                    await packs_at_once.acquire()
-                    task = group.create_task(self._run_pack(pack, in_flight))
-                    task.add_done_callback(lambda _: packs_at_once.release())
-        await put(self.store, "batch.json", json.dumps(self.report.as_json(), indent=1).encode())
+        self.report = BatchReport(self.paths)
+        try:
+            with self.report, one_failure():
+                async with asyncio.TaskGroup() as group:
+                    async for pack in self._packs(model):
+                        await packs_at_once.acquire()
+                        task = group.create_task(self._run_pack(pack, in_flight))
+                        task.add_done_callback(lambda _: packs_at_once.release())
+        except BaseException:
+            try:
+                await self._write_report()
+            except StorageFailed as error:
+                # What ended the job is what is told, and often the same full disk. In one line, like it.
+                logger.warning("the report was not written: %s", error.message)
+            raise
+        await self._write_report()
         return self.report
+
+    async def _write_report(self) -> None:
+        await put(self.store, "batch.json", json.dumps(self.report.as_json(), indent=1).encode())
 
     async def _run_pack(self, pack: list[Analysis], in_flight: asyncio.Semaphore) -> None:
         results = await run_analyses(

@@ -3,6 +3,7 @@
 import sys
 import time
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console
@@ -21,8 +22,8 @@ _LINE_EVERY_S = 10.0
 class BatchReport(Shown):
     """Counts what is done; shows a bar on a terminal and a line now and then in a log."""
 
-    def __init__(self, videos: int) -> None:
-        self._videos = videos
+    def __init__(self, paths: Sequence[str]) -> None:
+        self._paths = paths
         self._rows: list[dict[str, Any]] = []
         self._clips_total = self._clips_done = self._clips_reused = 0
         self._frames = self._tokens = self._failed = 0
@@ -77,14 +78,20 @@ class BatchReport(Shown):
         return FAILED if statuses["failed"] == len(self._rows) else PARTIAL
 
     def as_json(self) -> dict[str, Any]:
-        """Return the content of batch.json: a row per video, sorted by input, and the efficiency of this run."""
-        return {"videos": sorted(self._rows, key=lambda row: str(row["input"])), "efficiency": self._efficiency()}
+        """Return the content of batch.json: a row per video, sorted by input, and the efficiency of this run.
+
+        A video that came to no end, because the job failed before, is `unfinished`.
+        """
+        ended = {row["input"] for row in self._rows}
+        unfinished = [{"input": path, "status": "unfinished"} for path in map(shown, self._paths) if path not in ended]
+        rows = sorted(self._rows + unfinished, key=lambda row: str(row["input"]))
+        return {"videos": rows, "efficiency": self._efficiency()}
 
     def print_efficiency(self, output: str) -> None:
         statuses = Counter(row["status"] for row in self._rows)
         figures = self._efficiency()
         lines = [
-            f"videos            {self._videos}: "
+            f"videos            {len(self._paths)}: "
             + ", ".join(f"{n} {status}" for status, n in sorted(statuses.items())),
             f"clips             {self._clips_done}: {self._clips_reused} reused, {self._failed} failed in this run",
             f"clips/s           {figures['clips_per_s']:.2f}",

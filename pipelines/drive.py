@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 
 from deployments.errors import AppError
 from pipelines.chain import DecodeRun, decoded_clips
@@ -31,8 +31,37 @@ async def drive(
     stands. Once `is_over` says so, which is asked after each clip, no other is begun, and those in flight are awaited.
     Raises what `describe` and `record` raise.
     """
+
+    async def work(clip: DecodedClip) -> None:
+        await record(clip.video, await describe(clip))
+
+    decoded = decoded_clips(runs, decode_cpus=decode_cpus)
+    with one_failure():
+        async with asyncio.TaskGroup() as group, contextlib.aclosing(decoded) as clips:
+            while True:
+                await in_flight.acquire()
+                try:
+                    clip = await anext(clips)
+                except BaseException as end:
+                    in_flight.release()
+                    if isinstance(end, StopAsyncIteration):
+                        break
+                    raise
+                on_decoded(clip.video)
+                # A callback, not the task's own `finally`: a task cancelled before it starts never runs its body.
+                group.create_task(work(clip)).add_done_callback(lambda _: in_flight.release())
+                if is_over():
+                    break
+
+
+@contextlib.contextmanager
+def one_failure() -> Iterator[None]:
+    """Raise the first AppError of a TaskGroup inside instead of the group around it.
+
+    Where something else failed, too, that is a bug and is raised as the group that it is.
+    """
     try:
-        await _drive(runs, describe, record, in_flight, decode_cpus, on_decoded, is_over)
+        yield
     except* AppError as errors:
         # One failure is enough to end the work; a caller wants it, not the group around it.
         first: BaseException = errors
@@ -42,32 +71,3 @@ async def drive(
     else:
         return
     raise failure
-
-
-async def _drive(
-    runs: Sequence[DecodeRun],
-    describe: Describe,
-    record: Record,
-    in_flight: asyncio.Semaphore,
-    decode_cpus: float,
-    on_decoded: Callable[[str], None],
-    is_over: Callable[[], bool],
-) -> None:
-    async def work(clip: DecodedClip) -> None:
-        await record(clip.video, await describe(clip))
-
-    async with asyncio.TaskGroup() as group, contextlib.aclosing(decoded_clips(runs, decode_cpus=decode_cpus)) as clips:
-        while True:
-            await in_flight.acquire()
-            try:
-                clip = await anext(clips)
-            except BaseException as end:
-                in_flight.release()
-                if isinstance(end, StopAsyncIteration):
-                    break
-                raise
-            on_decoded(clip.video)
-            # A callback, not the task's own `finally`: a task cancelled before it starts never runs its body.
-            group.create_task(work(clip)).add_done_callback(lambda _: in_flight.release())
-            if is_over():
-                break
