@@ -1,4 +1,5 @@
-"""Remove what has had its time: files past their expiry, uploads that ended or were abandoned, bytes of dead writers.
+"""Remove what has had its time: files past their expiry, uploads that ended or were abandoned, bytes of dead writers,
+captions of videos that are gone.
 
 Every sweep looks at the store alone and can be cut off or done twice at once, so any replica may do it at any moment.
 """
@@ -15,6 +16,7 @@ from obstore.store import ObjectStore
 from pipelines import store as objects
 from pipelines.ids import is_id, made_at_s
 from pipelines.leftovers import remove_leftovers
+from serve_app.analyses.cache_sweep import CacheSweep
 from serve_app.analyses.ledger import remove_deleted
 from serve_app.analyses.reports import remove_old_reports
 from serve_app.chat.budget import remove_old
@@ -37,6 +39,7 @@ class Swept:
     uploads: int = 0
     sources: int = 0
     analyses: int = 0
+    captions: int = 0
     reports: int = 0
     spent_days: int = 0
     leftovers: int = 0
@@ -47,9 +50,10 @@ async def sweep_forever(
     store: ObjectStore, files: Files, uploads: Uploads, *, every_s: float, on_swept: Callable[[Swept], None]
 ) -> None:
     """Sweep now and then until cancelled; a store that does not answer is swept the next time."""
+    cache = CacheSweep(store)
     while True:
         try:
-            swept = await sweep(store, files, uploads)
+            swept = await sweep(store, files, uploads, cache)
             on_swept(swept)
             if swept != Swept():
                 logger.info("swept", extra={name: getattr(swept, name) for name in Swept.__slots__})
@@ -59,12 +63,16 @@ async def sweep_forever(
         await asyncio.sleep(every_s)
 
 
-async def sweep(store: ObjectStore, files: Files, uploads: Uploads, *, now_s: float | None = None) -> Swept:
+async def sweep(
+    store: ObjectStore, files: Files, uploads: Uploads, cache: CacheSweep | None = None, *, now_s: float | None = None
+) -> Swept:
     """Remove what has had its time at `now_s` (seconds since 1970). Raises StorageFailed.
 
+    `cache` remembers what sweeps before this one have read.
     One thing that cannot be looked at, an odd name or a broken record, is logged and left; the rest is swept.
     """
     now_s = time.time() if now_s is None else now_s
+    cache = CacheSweep(store) if cache is None else cache
     swept = Swept()
     for owner in await objects.folders_below(store, "owners"):
         with _left_alone(f"owners/{owner}"):
@@ -72,7 +80,11 @@ async def sweep(store: ObjectStore, files: Files, uploads: Uploads, *, now_s: fl
             swept.analyses += await remove_deleted(store, owner, now_s)
             swept.spent_days += await remove_old(store, owner, now_s)
             await _sweep_uploads(store, uploads, principal, now_s, swept)
-            await _sweep_files(store, files, principal, now_s, swept)
+            # First what is there, then who may need it: what is kept meanwhile is not taken for nobody's.
+            described = await cache.videos(owner)
+            videos = await _sweep_files(store, files, principal, now_s, swept)
+            if videos is not None:
+                swept.captions += await cache.remove(owner, described - videos)
     swept.reports = await remove_old_reports(store, now_s)
     swept.leftovers = await remove_leftovers(store, now_s=now_s)
     return swept
@@ -88,11 +100,15 @@ async def _sweep_uploads(
             swept.pending_uploads += state == "pending"
 
 
-async def _sweep_files(store: ObjectStore, files: Files, principal: Principal, now_s: float, swept: Swept) -> None:
+async def _sweep_files(
+    store: ObjectStore, files: Files, principal: Principal, now_s: float, swept: Swept
+) -> set[str] | None:
+    """Return the sha256 of each of the owner's videos that stay, None where a record cannot be read."""
     # The sources first: one whose file is recorded meanwhile is not taken for nobody's.
     sources = await objects.sizes_below(store, f"owners/{principal.owner}/sources")
     kept: set[str] = set()
     known: set[str] = set()
+    videos: set[str] = set()
     unread = 0
     keeps = await Retention(store, principal.owner).all()
     for record in await objects.sizes_below(store, f"owners/{principal.owner}/files"):
@@ -107,9 +123,10 @@ async def _sweep_files(store: ObjectStore, files: Files, principal: Principal, n
             else:
                 kept.add(file.source)
                 known.add(file.id)
+                videos.add(file.sha256)
             unread -= 1
     if unread:
-        return  # a record that cannot be read may name any of what is left
+        return None  # a record that cannot be read may name any of what is left
     for file_id in keeps.keys() - known:
         with _left_alone(f"owners/{principal.owner}/keeps/{file_id}"):
             await Retention(store, principal.owner).forget(file_id)
@@ -118,6 +135,7 @@ async def _sweep_files(store: ObjectStore, files: Files, principal: Principal, n
             if path not in kept and made_at_s(path.rsplit("/", 1)[-1]) < now_s - _WRITING_S:
                 await objects.delete(store, path)
                 swept.sources += 1
+    return videos
 
 
 @contextmanager

@@ -2,7 +2,8 @@
 
     owners/{owner}/cache/{sha256 of the video}/{key}.json
 
-The key is over everything that the caption follows from. One listing tells which of a video's clips are there.
+The key is over everything that the caption follows from. One listing tells which of a video's clips are there. They
+stay as long as the owner has the video's file or an analysis of it; then the janitor removes them.
 """
 
 import hashlib
@@ -23,7 +24,7 @@ class CaptionCache:
 
     def __init__(self, store: ObjectStore, request: AnalysisRequest, model: ModelInfo) -> None:
         self._store = store
-        self._prefix = f"owners/{request.owner}/cache/{request.sha256}"
+        self._prefix = f"{cache_of(request.owner)}/{request.sha256}"
         self._question = {
             "model_revision": model.revision,
             "frame_spec": asdict(model.frame_spec),
@@ -55,3 +56,8 @@ class CaptionCache:
     async def keep(self, clip: ClipPlan, outcome: ClipOutcome) -> None:
         """Keep a caption for the next time."""
         await objects.create(self._store, self.path(clip), outcome.dumps())
+
+
+def cache_of(owner: str) -> str:
+    """Return what all of the owner's captions lie below."""
+    return f"owners/{owner}/cache"

@@ -192,7 +192,9 @@ class Analyses:
         await self._nudge()
 
     async def delete(self, principal: Principal, analysis_id: str) -> None:
-        """Remove an analysis that is done or was given up; the captions stay in the cache.
+        """Remove an analysis that is done or was given up.
+
+        Its captions stay in the cache until neither the video's file nor another analysis of the video is there.
 
         Raises NotFound, AnalysisConflict.
         """
