@@ -82,6 +82,8 @@ class AnalysisLedger:
         await self.enqueue(0)
         path = f"{self._prefix}request.json"
         if await objects.create(self._store, path, request.model_dump_json(indent=1).encode()):
+            # Once more: a place that stood already, of a submission that was cut off, a runner may have cleared since.
+            await self.enqueue(0)
             return request
         return AnalysisRequest.model_validate_json(await objects.get(self._store, path))
 
@@ -96,6 +98,12 @@ class AnalysisLedger:
         """Say that the round, and every one before it, is done."""
         await queue.remove_rounds(self._store, self.analysis_id, number)
 
+    async def clear(self, number: int) -> None:
+        """Remove the place of a submission that was cut off long ago, unless it is finished in this very moment."""
+        await self.dequeue(number)
+        if await self.exists():
+            await self.enqueue(number)
+
     async def is_queued(self, number: int) -> bool:
         """Say whether the round waits or is run; one that is neither done nor queued was given up."""
         places = (queue.place(self.analysis_id, number), queue.cancel_place(self.analysis_id, number))
@@ -109,6 +117,10 @@ class AnalysisLedger:
     async def exists(self) -> bool:
         """Say whether there is such an analysis, and it was not deleted."""
         return await objects.exists(self._store, f"{self._prefix}request.json")
+
+    async def is_deleted(self) -> bool:
+        """Say whether it was deleted; True until the janitor has removed all that is left of it."""
+        return await objects.exists(self._store, self._deleted)
 
     async def last_claim(self) -> Claim | None:
         """Return the last attempt, None when there was none."""

@@ -182,7 +182,7 @@ class Runner:
         asked = self._asked.get(one.analysis_id) or await self._request(one)
         if asked is None:
             if since_s < time.time() - LEFT_OVER_S:  # else it is being submitted or deleted
-                await queue.remove_rounds(self._store, one.analysis_id, one.round)
+                await self._clear(one)
             return
         self._asked[one.analysis_id] = asked
         ledger, request = asked
@@ -203,6 +203,11 @@ class Runner:
             task = asyncio.create_task(self._run(one, ledger, claim, run))
             self._running[one.analysis_id] = _Work(claim, run, task)
             task.add_done_callback(functools.partial(self._ended, one.analysis_id))
+
+    async def _clear(self, one: Waiting) -> None:
+        owner = await queue.owner_of(self._store, one)
+        if owner is not None:
+            await AnalysisLedger(self._store, owner, one.analysis_id).clear(one.round)
 
     async def _request(self, one: Waiting) -> tuple[AnalysisLedger, AnalysisRequest] | None:
         owner = await queue.owner_of(self._store, one)

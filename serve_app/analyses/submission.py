@@ -81,9 +81,12 @@ class Submissions:
         """
         analysis_id = await self._named(principal, asked)
         if analysis_id is not None:
-            request = await self._ledger(principal, analysis_id).request()
+            ledger = self._ledger(principal, analysis_id)
+            request = await ledger.request()
             if request is not None:
                 return request, False
+            if await ledger.is_deleted():
+                analysis_id = None  # since the key was read: it is free now, and what came back would be erased
         self._files.require_room(0)
         await self._require_place()
         file = await self._files.get(principal, asked.file_id)

@@ -2,16 +2,21 @@
 
 import asyncio
 import dataclasses
+import time
+from collections.abc import Awaitable, Callable
 
 import pytest
+from obstore.store import ObjectStore
 
 from deployments.errors import AnalysisConflict, NotFound, Overloaded, StorageFailed
 from pipelines import store as objects
+from serve_app.analyses import runner as runner_module
 from serve_app.analyses import submission
+from serve_app.analyses.ledger import remove_deleted
 from serve_app.analyses.request import AnalysisOptions
 from serve_app.analyses.submission import Asked
 from serve_app.stored_file import StoredFile
-from tests.app.analysis_house import ANN, House, Play, broken_store, once, queued
+from tests.app.analysis_house import ANN, House, Play, broken_store, once, queued, until_queue_is_empty
 
 pytestmark = [pytest.mark.timeout(60), pytest.mark.usefixtures("decoded_in_no_time")]
 
@@ -131,5 +136,86 @@ def test_a_key_of_a_deleted_analysis_asks_for_another(play: Play) -> None:
         done = await house.done(again)
         assert done.result is not None
         assert (done.progress.state, done.result["coverage"]["reused"]) == ("completed", len(done.result["clips"]))
+
+    play(scenario)
+
+
+def test_a_key_that_is_read_just_before_its_analysis_is_deleted_asks_for_another(
+    play: Play, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario(house: House) -> None:
+        asked = keyed(await house.file())
+        house.start()
+        one = (await house.service.submit(ANN, asked)).request.id
+        await house.done(one)
+        await until_queue_is_empty(house)
+        find = objects.find
+
+        async def found_and_deleted(store: ObjectStore, path: str) -> bytes | None:
+            data = await find(store, path)
+            if "/keys/" in path:
+                monkeypatch.setattr(objects, "find", find)
+                await house.service.delete(ANN, one)
+            return data
+
+        monkeypatch.setattr(objects, "find", found_and_deleted)
+        again = (await house.gateway().submit(ANN, asked)).request.id
+        assert again != one
+        await house.done(again)
+        await remove_deleted(house.store, "ann", time.time() + 7200.0)
+        assert (await house.gateway().submit(ANN, asked)).request.id == again, "nothing of it is erased"
+
+    play(scenario)
+
+
+async def cut_long_ago(house: House, monkeypatch: pytest.MonkeyPatch) -> Asked:
+    """Leave a place in the queue, for an analysis that was not recorded, which a runner takes for an old one."""
+    asked = keyed(await house.file())
+    with broken_store(once("create", "request.json")), pytest.raises(StorageFailed):
+        await house.service.submit(ANN, asked)
+    monkeypatch.setattr(runner_module, "LEFT_OVER_S", -3600.0)
+    return asked
+
+
+def test_a_submission_is_run_although_its_old_place_is_cleared_before_it_is_recorded(
+    play: Play, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario(house: House) -> None:
+        asked = await cut_long_ago(house, monkeypatch)
+        create = objects.create
+
+        async def slow(store: ObjectStore, path: str, data: bytes) -> bool:
+            if path.endswith("request.json"):
+                house.start()
+                await until_queue_is_empty(house)
+            return await create(store, path, data)
+
+        monkeypatch.setattr(objects, "create", slow)
+        one = (await house.service.submit(ANN, asked)).request.id
+        async with asyncio.timeout(5):
+            assert (await house.done(one)).progress.state == "completed"
+
+    play(scenario)
+
+
+def test_a_submission_is_run_although_its_old_place_is_cleared_after_it_is_recorded(
+    play: Play, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario(house: House) -> None:
+        asked = await cut_long_ago(house, monkeypatch)
+        delete_all: Callable[[ObjectStore, list[str]], Awaitable[None]] = objects.delete_all
+
+        async def late(store: ObjectStore, paths: list[str]) -> None:
+            if paths[0].startswith("queue/"):
+                monkeypatch.setattr(objects, "delete_all", delete_all)
+                await house.service.submit(ANN, asked)
+            await delete_all(store, paths)
+
+        monkeypatch.setattr(objects, "delete_all", late)
+        house.start()
+        async with asyncio.timeout(5):
+            while not (views := (await house.service.page(ANN, after=None, limit=10)).views):  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+            assert (await house.done(views[0].request.id)).progress.state == "completed"
 
     play(scenario)
