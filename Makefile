@@ -43,8 +43,9 @@ format: $(READY_TO_WORK) ## rewrite the code as `make lint` wants it
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 
+# PASSIVE: threads that wait leave their core to the other process and to Ray's.
 test: $(READY_TO_WORK) ## every test but those of test-chaos and test-gpu
-	@$(BIN)/python -m pytest --durations=20 -m 'not chaos and not gpu' -n 2 --dist loadscope --no-loadscope-reorder
+	@OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest --durations=20 -m 'not chaos and not gpu' -n 2 --dist loadscope --no-loadscope-reorder
 
 test-chaos: $(READY_TO_WORK) ## the tests that break things on purpose and take minutes
 	@$(BIN)/python -m pytest -m chaos
