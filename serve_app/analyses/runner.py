@@ -254,18 +254,18 @@ class Runner:
     async def _beat(self, ledger: AnalysisLedger, claim: Claim, run: Run) -> None:
         """Say that the run is at work as long as it is; stop it when it hangs, or is another runner's."""
         fields, count = {"analysis_id": ledger.analysis_id, "attempt": claim.attempt}, 0
-        why = "attempt hangs and is given up"
         while not self._hangs(run):
             try:
                 if await ledger.is_taken_over(claim):
-                    why = "attempt taken over and stopped"
+                    logger.warning("attempt taken over and stopped", extra=fields)
                     break
                 await ledger.beat(claim, count)
             except StorageFailed as error:
                 logger.warning("beat failed", exc_info=error, extra=fields)
             count += 1
             await asyncio.sleep(self._settings.beat_s)
-        logger.error(why, extra=fields)
+        else:
+            logger.error("attempt hangs and is given up", extra=fields)
         work = self._running.pop(ledger.analysis_id)
         work.task.cancel()
 
