@@ -138,11 +138,12 @@ def methods(route: APIRoute) -> set[str]:
     return route.methods or set()
 
 
-OF_NOBODY = ("/livez", "/readyz", "/", "/page/{name}")
-"""The probes', and the page's: it has to be there before a key can be put into it."""
+PAGES = ("/", "/page/{name}", "/docs", "/docs/{name}")
+OF_NOBODY = ("/livez", "/readyz", *PAGES)
+"""The probes', and the pages': they have to be there before a key can be put into them."""
 
 
-def test_every_route_but_the_probes_and_the_page_declares_the_role_it_needs() -> None:
+def test_every_route_but_the_probes_and_the_pages_declares_the_role_it_needs() -> None:
     for route in routes():
         roles = [needs.call.role for needs in route.dependant.dependencies if isinstance(needs.call, Needs)]
         assert len(roles) == (0 if route.path in OF_NOBODY else 1), route.path
@@ -165,6 +166,6 @@ def test_a_viewer_reads_and_does_nothing_else() -> None:
 def test_openapi_names_every_route_once() -> None:
     app: FastAPI = create_app(FakeServices(open_store("memory:///"), DEMO))
     document = app.openapi()
-    assert set(document["paths"]) == {route.path for route in routes()} - {"/", "/page/{name}"}
+    assert set(document["paths"]) == {route.path for route in routes()} - {*PAGES}
     ids = [operation["operationId"] for path in document["paths"].values() for operation in path.values()]
     assert len(ids) == len(set(ids))

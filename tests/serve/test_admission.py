@@ -14,7 +14,7 @@ from tests.ray_cluster import Cluster, simulated_config
 LIMIT = 3
 LET_IN = re.compile(rf'^vidray_http_under_way{{kind="uploads",replica="\w+"}} {LIMIT}\.0$', re.M)
 SLOW = (
-    b"POST /v1/files HTTP/1.1\r\nHost: here\r\nContent-Type: multipart/form-data; boundary=b\r\n"
+    b"POST /v1/files HTTP/1.1\r\nHost: localhost\r\nContent-Type: multipart/form-data; boundary=b\r\n"
     b"Content-Length: 1000\r\n\r\n--b\r\n"
 )
 

@@ -180,7 +180,9 @@ def test_a_second_ctrl_c_stops_at_once_and_says_so(tmp_path: Path) -> None:
         children = psutil.Process(running.pid).children(recursive=True)
         # A body that does not come holds the stop up.
         with socket.create_connection(("127.0.0.1", port)) as slow:
-            head = "Host: x\r\nContent-Length: 999\r\nContent-Type: multipart/form-data; boundary=b\r\n\r\n--b\r\n"
+            head = (
+                "Host: localhost\r\nContent-Length: 999\r\nContent-Type: multipart/form-data; boundary=b\r\n\r\n--b\r\n"
+            )
             slow.sendall(f"POST /v1/files HTTP/1.1\r\n{head}".encode())
             time.sleep(0.5)
             running.terminate()

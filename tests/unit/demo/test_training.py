@@ -64,13 +64,13 @@ def test_a_run_without_a_compiler_says_so_and_learns(
     trainers: list[Trainer], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "nothing compiled yet"))
-    monkeypatch.setattr(torch._inductor.config.cpp, "cxx", (None, str(tmp_path / "no compiler")))
     torch._dynamo.reset()
     asked = ["train", "--out", str(tmp_path / "out"), "--state", str(tmp_path), "--pairs", "8", "--steps", "1"]
     monkeypatch.setattr(sys, "argv", asked)
     monkeypatch.setattr("deployments.vision.demo.train.Trainer", lambda _: trainers[0])
     trainers[0].recipe = replace(RECIPE, steps=1)
-    main()
+    with torch._inductor.config.patch("cpp.cxx", (None, str(tmp_path / "no compiler"))):
+        main()
     said = capsys.readouterr().out.splitlines()
     assert said[0].startswith("steps of the whole model will take longer, torch cannot compile: InvalidCxxCompiler: ")
     assert said[1].startswith("1/1 ")
