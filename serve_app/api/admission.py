@@ -7,16 +7,13 @@ asks how an analysis is going. What is refused is refused before a byte of its b
 from collections import Counter
 from typing import Literal
 
-from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from deployments.errors import Overloaded
-from serve_app.api.errors import error_answer
+from serve_app.api.errors import CLOSED_TRY_AGAIN, refuse
 from serve_app.settings import AdmissionSettings
 
 Kind = Literal["uploads", "downloads", "watchers", "chats", "requests"]
-_TRY_AGAIN_LATER = 1013
-"""The WebSocket close code for it."""
 _UNBOUND = ("/livez", "/readyz", "/metrics")
 """What tells how busy the gateway is must be answered when it is."""
 
@@ -54,21 +51,11 @@ class Admission:
             return
         limit: int = getattr(self._settings, kind)
         if self._under_way[kind] >= limit:
-            await _refuse(f"expected fewer than {limit} {kind} at once, got one more", scope, receive, send)
+            full = Overloaded(f"expected fewer than {limit} {kind} at once, got one more")
+            await refuse(full, scope, receive, send, close_code=CLOSED_TRY_AGAIN, close_reason=full.message)
             return
         self._under_way[kind] += 1
         try:
             await self._app(scope, receive, send)
         finally:
             self._under_way[kind] -= 1
-
-
-async def _refuse(message: str, scope: Scope, receive: Receive, send: Send) -> None:
-    if scope["type"] == "websocket":
-        # A close code can be told only to one that was accepted.
-        await receive()
-        await send({"type": "websocket.accept"})
-        await send({"type": "websocket.close", "code": _TRY_AGAIN_LATER, "reason": message})
-        return
-    answer = error_answer(Request(scope), Overloaded.http_status, message, Overloaded.code)
-    await answer(scope, receive, send)

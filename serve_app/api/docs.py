@@ -1,15 +1,14 @@
 """Swagger UI at `/docs`, from files of this environment: FastAPI's own page loads them from elsewhere."""
 
-from importlib.resources import files
-
 from fastapi import APIRouter, Request, Response
 from fastapi.openapi.docs import get_swagger_ui_html
-from fastapi.responses import HTMLResponse, PlainTextResponse
+from fastapi.responses import HTMLResponse
+
+from serve_app.api.assets import Assets
 
 router = APIRouter(include_in_schema=False)
 
-_TYPES = {"swagger-ui-bundle.js": "text/javascript", "swagger-ui.css": "text/css"}
-_ASSETS = {name: files("fastapi_swagger.resources").joinpath(name).read_bytes() for name in _TYPES}
+_ASSETS = Assets("fastapi_swagger.resources", {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-cache"})
 # FastAPI's page begins Swagger UI by a script in its own text.
 _POLICY = (
     "default-src 'none'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
@@ -34,8 +33,6 @@ async def docs(request: Request) -> HTMLResponse:
 
 
 @router.get("/docs/{name}")
-async def asset(name: str) -> Response:
+async def asset(request: Request, name: str) -> Response:
     """Send a file of the page."""
-    if name not in _ASSETS:
-        return PlainTextResponse("no such file of the page\n", status_code=404)
-    return Response(_ASSETS[name], media_type=_TYPES[name])
+    return _ASSETS.sent(request, name)

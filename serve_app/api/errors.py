@@ -9,9 +9,13 @@ from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, ConfigDict
 from starlette.exceptions import HTTPException
+from starlette.types import Receive, Scope, Send
 
 from deployments.errors import AppError, StorageFailed, StorageFull
 from serve_app.api.examples import ERROR, shown
+
+CLOSED_FORBIDDEN, CLOSED_TRY_AGAIN = 4403, 1013
+"""WebSocket close codes: HTTP's 403 in the range for applications, and the registered one for 503."""
 
 
 class ErrorBody(BaseModel):
@@ -48,6 +52,19 @@ def error_answer(
     body = _body(status, message, code, param, request_id)
     headers = {"Retry-After": "2"} | (headers or {}) if status == 503 else headers
     return JSONResponse(body.model_dump(), status_code=status, headers=headers)
+
+
+async def refuse(
+    error: AppError, scope: Scope, receive: Receive, send: Send, *, close_code: int, close_reason: str
+) -> None:
+    """Answer a request before the app sees it, a WebSocket by a close code."""
+    if scope["type"] == "websocket":
+        # A close code can be told only to one that was accepted.
+        await receive()
+        await send({"type": "websocket.accept"})
+        await send({"type": "websocket.close", "code": close_code, "reason": close_reason})
+        return
+    await error_answer(Request(scope), error.http_status, error.message, error.code)(scope, receive, send)
 
 
 def error_body(error: AppError, request_id: str) -> ErrorAnswer:

@@ -14,7 +14,7 @@ from deployments.errors import AppError, Forbidden
 from serve_app.analyses.journal import Event
 from serve_app.api.access import Injected, Viewer
 from serve_app.api.analyses import After
-from serve_app.api.errors import ErrorAnswer
+from serve_app.api.errors import CLOSED_FORBIDDEN, CLOSED_TRY_AGAIN, ErrorAnswer
 from serve_app.api.examples import EVENTS
 from serve_app.draining import Draining
 from serve_app.principal import Role
@@ -34,11 +34,10 @@ CONNECTION_BYTES = 4 << 20
 Serve's proxy takes whatever we send and keeps it until the watcher reads it, and we never learn whether it did. So this
 is all that a watcher who does not read can cost; 4 MiB are the events of about 7,000 clips.
 """
-_NOT_FOUND, _FORBIDDEN, _TOO_SLOW, _FAILED = 4404, 4403, 4408, 4500
+_NOT_FOUND, _TOO_SLOW, _FAILED = 4404, 4408, 4500
 """WebSocket close codes of the range for applications: HTTP's, behind a 4."""
 _RESTARTING = 1012
 """The registered code for a service that restarts: come back with the last id you have."""
-_TRY_AGAIN = 1013
 
 _ANSWERS: dict[int | str, dict[str, Any]] = {
     200: {
@@ -148,7 +147,7 @@ async def watch_by_websocket(
     except WebSocketDisconnect:
         return
     except AppError as error:
-        codes = {403: _FORBIDDEN, 404: _NOT_FOUND, 503: _TRY_AGAIN}
+        codes = {403: CLOSED_FORBIDDEN, 404: _NOT_FOUND, 503: CLOSED_TRY_AGAIN}
         if error.http_status >= 500:
             logger.warning("events cannot be told", exc_info=error, extra={"analysis_id": analysis_id})
         await socket.close(codes.get(error.http_status, _FAILED), error.code)
@@ -178,7 +177,7 @@ async def _send(socket: WebSocket, events: AsyncIterator[list[Event]]) -> int:
                 await socket.send_text(told)
             left_bytes -= len(told.encode())
             if left_bytes <= 0 and event.type != "done":
-                return _TRY_AGAIN
+                return CLOSED_TRY_AGAIN
     return 1000
 
 

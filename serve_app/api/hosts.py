@@ -10,18 +10,16 @@ import ipaddress
 from collections.abc import Collection
 from urllib.parse import urlsplit
 
-from starlette.requests import HTTPConnection, Request
+from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from deployments.errors import HostNotAllowed
-from serve_app.api.errors import error_answer
+from serve_app.api.errors import CLOSED_FORBIDDEN, refuse
 
 _PROBES = ("/livez", "/readyz")
 """They tell nothing, and are asked by whatever name a machine has for this one."""
 _READS = ("GET", "HEAD", "OPTIONS")
 """What they answer stays hidden from pages of other hosts, by the browser."""
-_FORBIDDEN = 4403
-"""The WebSocket close code, as in events.py."""
 
 
 class KnownHosts:
@@ -38,7 +36,7 @@ class KnownHosts:
         try:
             _require_known(HTTPConnection(scope), self._names)
         except HostNotAllowed as error:
-            await _refuse(error, scope, receive, send)
+            await refuse(error, scope, receive, send, close_code=CLOSED_FORBIDDEN, close_reason=error.code)
             return
         await self._app(scope, receive, send)
 
@@ -75,13 +73,3 @@ def _is_nobodys(host: str | None) -> bool:
     except ValueError:
         return host == "localhost" or host.endswith(".localhost")
     return True
-
-
-async def _refuse(error: HostNotAllowed, scope: Scope, receive: Receive, send: Send) -> None:
-    if scope["type"] == "websocket":
-        # A close code can be told only to one that was accepted.
-        await receive()
-        await send({"type": "websocket.accept"})
-        await send({"type": "websocket.close", "code": _FORBIDDEN, "reason": error.code})
-        return
-    await error_answer(Request(scope), error.http_status, error.message, error.code)(scope, receive, send)

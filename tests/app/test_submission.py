@@ -25,6 +25,14 @@ def keyed(file: StoredFile) -> Asked:
     return Asked(file.id, AnalysisOptions(model="sim"), {}, key="mine")
 
 
+async def first_listed(house: House) -> str:
+    """Return the id of the first analysis, as soon as there is one."""
+    async with asyncio.timeout(5):
+        while not (views := (await house.service.page(ANN, after=None, limit=10)).views):  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    return views[0].request.id
+
+
 def test_a_full_queue_accepts_nothing_more_until_something_is_done(play: Play, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(submission, "_COUNT_EVERY_S", 0.05)
 
@@ -96,10 +104,7 @@ def test_a_client_that_goes_away_leaves_no_half_submission(
         assert submitting.cancelled()
         go_on.set()
         house.start()
-        async with asyncio.timeout(5):
-            while not (views := (await house.service.page(ANN, after=None, limit=10)).views):  # noqa: ASYNC110
-                await asyncio.sleep(0.01)
-        assert (await house.done(views[0].request.id)).progress.state == "completed"
+        assert (await house.done(await first_listed(house))).progress.state == "completed"
 
     play(scenario)
 
@@ -214,8 +219,6 @@ def test_a_submission_is_run_although_its_old_place_is_cleared_after_it_is_recor
         monkeypatch.setattr(objects, "delete_all", late)
         house.start()
         async with asyncio.timeout(5):
-            while not (views := (await house.service.page(ANN, after=None, limit=10)).views):  # noqa: ASYNC110
-                await asyncio.sleep(0.01)
-            assert (await house.done(views[0].request.id)).progress.state == "completed"
+            assert (await house.done(await first_listed(house))).progress.state == "completed"
 
     play(scenario)
