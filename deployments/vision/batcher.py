@@ -15,7 +15,7 @@ from deployments.settings import VisionTuning
 from deployments.vision.budget import MemoryBudget
 from deployments.vision.engine import MemoryReading, Prepared, VisionEngine
 from deployments.vision.observer import Observer
-from deployments.vision.waiting import Clip, WaitingClips, cache_tokens, fail
+from deployments.vision.waiting import Clip, WaitingClips, cache_tokens, charge, fail
 
 Answer = TypeVar("Answer")
 
@@ -152,12 +152,12 @@ class ClipBatcher:
             reading = await self.on_engine(self._start_and_read, [clip.prepared for clip in batch])
         except Exception as error:
             # A start fails as a whole and leaves what was under way as it was.
-            _charge(batch, begun_s)
+            charge(batch, begun_s)
             self._failed(batch, error, tokens, company=len(batch) > 1 or bool(self._under_way))
             return
         finally:
             self.busy_since_s = None
-        _charge(batch, begun_s)
+        charge(batch, begun_s)
         self.memory = reading
         self.budget.fitted(tokens, reading)
         self._observer.began(
@@ -194,7 +194,7 @@ class ClipBatcher:
             ended = dict(await self.on_engine(self._steps))
         except Exception as error:
             clips = self._under_way
-            _charge(clips, begun_s)
+            charge(clips, begun_s)
             if not isinstance(error, DeviceLost):
                 await self._drop(clips)
             self._under_way = []
@@ -202,7 +202,7 @@ class ClipBatcher:
             return
         finally:
             self.busy_since_s = None
-        _charge(self._under_way, begun_s)
+        charge(self._under_way, begun_s)
         for clip in self._under_way:
             if (caption := ended.get(clip.prepared)) and not clip.answer.done():
                 timed = dataclasses.replace(
@@ -251,10 +251,3 @@ class ClipBatcher:
         fail(self._under_way, error)
         self._under_way = []
         self._on_lost()
-
-
-def _charge(clips: Sequence[Clip], begun_s: float) -> None:
-    """Share out what the engine's call has taken, whether it came to anything or not."""
-    share_s = (time.perf_counter() - begun_s) / len(clips)
-    for clip in clips:
-        clip.engine_s += share_s

@@ -16,14 +16,12 @@ from deployments.vision.batcher import ClipBatcher
 from deployments.vision.catalog import model_info
 from deployments.vision.choice import narrower
 from deployments.vision.engine import MemoryReading, VisionEngine, make_engine, settled
+from deployments.vision.health import require_progress
 from deployments.vision.observer import Observer
 
 ModelState = Literal["cold", "loading", "ready", "failed"]
 
 logger = logging.getLogger("ray.serve.vidray.vision")
-
-_BROKEN_AFTER_FAILURES = 16
-"""Engine calls that fail one after the other before the device, not the clips, is taken to be at fault."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +72,7 @@ class VisionModel:
             if choice is not None:
                 logger.info("model chosen", extra={"model": name, "choice": choice})
         except ModelLoadFailed as error:
-            self._fail_to_load(error, error)
+            self._fail_to_load(error)
         self._settings = settings
         self._on_lost = on_lost
         engine = engine if engine is not None else self._make_engine(settings)
@@ -135,24 +133,8 @@ class VisionModel:
         if self._load_error is not None:
             raise self._load_error
         batcher = self.batcher
-        if batcher.lost is not None:
-            raise batcher.lost
-        if batcher.failures_in_a_row >= _BROKEN_AFTER_FAILURES:
-            raise EngineFailed(
-                f"the engine must succeed now and then, got {batcher.failures_in_a_row} failures in a row"
-            )
-        if self._state == "loading":
-            load_s, most_s = time.monotonic() - self._load_begun_s, batcher.tuning.load_deadline_s
-            if load_s > most_s:
-                raise EngineFailed(f"a model must be loaded within {most_s:g} s, got {load_s:.0f} s")
-        # A busy engine is judged by the call it is in: a check queued behind it would only wait.
-        if batcher.busy_since_s is not None:
-            busy_s = time.monotonic() - batcher.busy_since_s
-            if busy_s > batcher.tuning.call_deadline_s:
-                raise EngineFailed(
-                    f"an engine call must end within {batcher.tuning.call_deadline_s:g} s, got {busy_s:.0f} s"
-                )
-        elif self._state == "ready":
+        require_progress(batcher, loading_since_s=self._load_begun_s if self._state == "loading" else None)
+        if batcher.busy_since_s is None and self._state == "ready":
             try:
                 await batcher.on_engine(batcher.engine.check)
             except DeviceLost as error:
@@ -195,7 +177,7 @@ class VisionModel:
             said = "the weights and a first clip must fit into the device's memory, got too little"
             self._fail_to_load(ModelLoadFailed(said), error)
         except ModelLoadFailed as error:
-            self._fail_to_load(error, error)
+            self._fail_to_load(error)
         except Exception as error:
             self._fail_to_load(ModelLoadFailed(f"the model must load, got {type(error).__name__}"), error)
             if isinstance(error, DeviceLost):
@@ -232,10 +214,10 @@ class VisionModel:
     def _heard_progress(self, share: float) -> None:
         self._load_progress = share
 
-    def _fail_to_load(self, error: ModelLoadFailed, reason: Exception) -> None:
+    def _fail_to_load(self, error: ModelLoadFailed, reason: Exception | None = None) -> None:
         self._load_error, self._state = error, "failed"
         # Callers get one line without paths; the reason behind it is for the log.
-        logger.error("model load failed", exc_info=reason, extra={"model": self._info.name})
+        logger.error("model load failed", exc_info=reason or error, extra={"model": self._info.name})
 
     def _wait_for_idleness(self) -> None:
         """Begin to count the idle seconds anew."""

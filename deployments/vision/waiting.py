@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+import time
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -104,6 +105,13 @@ class WaitingClips:
 def cache_tokens(clips: Sequence[Clip]) -> int:
     """Return what the engine's cache must hold for these: a row for each answer, as long as the longest one."""
     return sum(clip.prepared.rows for clip in clips) * max(clip.prepared.most_tokens for clip in clips)
+
+
+def charge(clips: Sequence[Clip], begun_s: float) -> None:
+    """Share out what an engine's call since `begun_s` has taken, whether it came to anything or not."""
+    share_s = (time.perf_counter() - begun_s) / len(clips)
+    for clip in clips:
+        clip.engine_s += share_s
 
 
 def fail(clips: Iterable[Clip], error: BaseException) -> None:

@@ -26,6 +26,7 @@ _CGROUPS = (
     (Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
 )
 """Of this process's container, by version 2 and version 1 of the kernel's control groups."""
+_UNBOUND_BYTES = 2**60
 
 
 def unused_bytes(device: torch.device, gpu_share: float | None) -> int:
@@ -44,13 +45,16 @@ def _available_bytes() -> int:
     available = psutil.virtual_memory().available
     for group, most, used, cached in _CGROUPS:
         try:
-            limit, taken = ((group / name).read_text().strip() for name in (most, used))
+            limit = (group / most).read_text().strip()
+            # No bound, or one beyond any machine, as version 1 says it: what is used is not read with every clip.
+            if limit == "max" or int(limit) > _UNBOUND_BYTES:
+                continue
+            taken = int((group / used).read_text())
             kept = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
         except FileNotFoundError:
             continue
-        if limit != "max":
-            # Files that were read lately count as taken, and go where room is needed.
-            available = min(available, max(int(limit) - int(taken) + int(kept[cached]), 0))
+        # Files that were read lately count as taken, and go where room is needed.
+        available = min(available, max(int(limit) - taken + int(kept[cached]), 0))
     return available
 
 
