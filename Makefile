@@ -43,9 +43,11 @@ format: $(READY_TO_WORK) ## rewrite the code as `make lint` wants it
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 
-# PASSIVE: threads that wait leave their core to the other process and to Ray's.
+# PASSIVE: threads that wait leave their core to the other process and to Ray's. Not before the command: make would start it
+# by sh, and sh, which has no completion, is then the shell whose completion the tests ask for.
+test: export OMP_WAIT_POLICY := PASSIVE
 test: $(READY_TO_WORK) ## every test but those of test-chaos and test-gpu
-	@OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest --durations=20 -m 'not chaos and not gpu' -n 2 --dist loadscope --no-loadscope-reorder
+	@$(BIN)/python -m pytest --durations=20 -m 'not chaos and not gpu' -n 2 --dist loadscope --no-loadscope-reorder
 
 test-chaos: $(READY_TO_WORK) ## the tests that break things on purpose and take minutes
 	@$(BIN)/python -m pytest -m chaos
