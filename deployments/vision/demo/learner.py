@@ -8,6 +8,7 @@ from torch.nn.functional import linear, softmax
 from transformers import Qwen2_5_VLForConditionalGeneration
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import apply_rotary_pos_emb_vision
 
+from deployments.vision.demo.coarse import prepare_linears
 from deployments.vision.demo.lessons import PREFIX, Lesson, Words
 from deployments.vision.qwen.patches import PATCH_SIZE, TEMPORAL_PATCH_SIZE, patchify
 
@@ -22,6 +23,7 @@ def prepare(model: Qwen2_5_VLForConditionalGeneration) -> None:
     for block in vision.blocks:
         block.attn.forward = MethodType(_attend, block.attn)
     model.model.language_model.set_attn_implementation("eager")
+    prepare_linears(model)
 
 
 def compile_layers(model: Qwen2_5_VLForConditionalGeneration) -> None:

@@ -113,12 +113,15 @@ class Trainer:
 
     def _weights(self) -> AbstractContextManager[None]:
         """Return the context in which the model has the weights that are learned with and shipped at this step."""
-        return coarse_weights(self.model) if self.step >= self.recipe.coarse_from else nullcontext()
+        if self.step < self.recipe.coarse_from:
+            return nullcontext()
+        # Every other step: what is shipped is to be right as it is, too.
+        return coarse_weights(self.model, eight_bits=self.step >= self.recipe.again_from and self.step % 2 == 1)
 
     def save(self, out: Path, state: Path) -> None:
         """Write the checkpoint to `out` and everything a resumed run needs to `state`, never half a file."""
         files = out.with_name(f"{out.name}.part")
-        with self._weights():
+        with coarse_weights(self.model) if self.step >= self.recipe.coarse_from else nullcontext():
             self.model.save_pretrained(files)
         self.tokenizer.save_pretrained(files)
         out.mkdir(parents=True, exist_ok=True)
