@@ -74,6 +74,7 @@ bench-pipeline: $(READY_TO_WORK) ## efficiency of the whole chain against the ba
 bench-engine: $(READY_TO_WORK) ## the engine against generate, transformers' pipeline and, with VLLM_PYTHON=…, vLLM
 	@$(BIN)/python -m benchmarks.engine $(if $(VLLM_PYTHON),--vllm-python $(VLLM_PYTHON))
 	@$(BIN)/python -m benchmarks.replica
+	@$(BIN)/python -m benchmarks.prompt_beginning
 
 bench-scaling: $(READY_TO_WORK) ## clips a second of 1 to 10 logical devices, and of parts of one
 	@$(BIN)/python -m benchmarks.scaling

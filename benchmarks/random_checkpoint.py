@@ -20,10 +20,9 @@ _TEXT_WIDTH = 1024
 def endless_demo() -> Path:
     """Return a copy of the demo checkpoint whose answers do not end by themselves."""
     folder = FOLDER / "endless-demo"
-    if not folder.exists():
-        shutil.copytree(DEMO_DIR, folder)
-        said = json.loads((folder / "generation_config.json").read_text())
-        (folder / "generation_config.json").write_text(json.dumps(said | {"eos_token_id": 10**6}))
+    shutil.copytree(DEMO_DIR, folder, dirs_exist_ok=True)  # each time: the shipped weights may be others by now
+    said = json.loads((folder / "generation_config.json").read_text())
+    (folder / "generation_config.json").write_text(json.dumps(said | {"eos_token_id": 10**6}))
     return folder
 
 
