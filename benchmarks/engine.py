@@ -14,6 +14,7 @@ from benchmarks.bar_chart import draw_bars
 from benchmarks.engine_peers import Peers
 from benchmarks.engine_work import (
     EQUAL_TOKENS,
+    FRAMES,
     HEIGHT,
     LEAST_TOKENS,
     MOST_TOKENS,
@@ -31,7 +32,6 @@ from deployments.contracts import DescribeRequest, GenerationOptions, Question
 from deployments.vision.prompts import events_prompt
 from deployments.vision.qwen.engine import TransformersEngine
 
-FRAMES = (1, 8, 16)
 FIXED_BATCHES = (8, 16, 32, 64)
 """As far as there are so many clips: the best of them lies between others."""
 PIPELINE_BATCH = 16

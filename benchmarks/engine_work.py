@@ -16,6 +16,7 @@ from deployments.vision.prompts import DEFAULT_PROMPT
 from deployments.vision.qwen.engine import TransformersEngine
 
 WIDTH, HEIGHT = 196, 112
+FRAMES = (1, 8, 16)
 EQUAL_TOKENS, LEAST_TOKENS, MOST_TOKENS = 32, 8, 256
 UNDER_WAY = MAX_BATCH_CLIPS
 """Most clips that are under way in the engine, as it is shipped, and in vLLM."""

@@ -97,7 +97,8 @@ class Trainer:
         rate = self.recipe.rate(self.step, self.first_step)
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
-        with self._weights():
+        # Every other step: what is shipped is to be right as it is, too.
+        with self._weights(eight_bits=self.step >= self.recipe.again_from and self.step % 2 == 1):
             losses = self.losses(self._drawing.pop(self.step).result())
             whole = ("answer", *DIGITS) if "answer" in losses else tuple(losses)
             total = sum(loss * (1.0 if name in whole else _CELL_WEIGHT) for name, loss in losses.items())
@@ -111,17 +112,15 @@ class Trainer:
         self.step += 1
         return {name: loss.item() for name, loss in losses.items()}
 
-    def _weights(self) -> AbstractContextManager[None]:
+    def _weights(self, *, eight_bits: bool = False) -> AbstractContextManager[None]:
         """Return the context in which the model has the weights that are learned with and shipped at this step."""
-        if self.step < self.recipe.coarse_from:
-            return nullcontext()
-        # Every other step: what is shipped is to be right as it is, too.
-        return coarse_weights(self.model, eight_bits=self.step >= self.recipe.again_from and self.step % 2 == 1)
+        coarse = self.step >= self.recipe.coarse_from
+        return coarse_weights(self.model, eight_bits=eight_bits) if coarse else nullcontext()
 
     def save(self, out: Path, state: Path) -> None:
         """Write the checkpoint to `out` and everything a resumed run needs to `state`, never half a file."""
         files = out.with_name(f"{out.name}.part")
-        with coarse_weights(self.model) if self.step >= self.recipe.coarse_from else nullcontext():
+        with self._weights():
             self.model.save_pretrained(files)
         self.tokenizer.save_pretrained(files)
         out.mkdir(parents=True, exist_ok=True)

@@ -10,8 +10,6 @@ from benchmarks.readme import BEGIN, CARD, END, README, ROOT, card_tables, figur
 from benchmarks.results_file import Bar, write_result
 
 RESULTS = sorted((ROOT / "benchmarks" / "results").glob("*.json"))
-WITHOUT_BARS = {"prompt_beginning"}
-"""Measured for a decision alone."""
 
 
 @pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.stem)
@@ -20,7 +18,7 @@ def test_a_result_says_its_conditions_and_its_verdicts_follow_from_its_values(pa
     assert set(content) == {"conditions", "figures", "bars"}
     assert set(content["conditions"]) == {"commit", "date", "machine", "model", "shape", "command", "versions"}
     assert content["conditions"]["command"].startswith("python -m benchmarks.")
-    assert content["bars"] or path.stem in WITHOUT_BARS
+    assert content["bars"]
     for bar in content["bars"].values():
         assert bar["holds"] == Bar(bar["value"], bar["bar"], bar["unit"], bar["better"]).holds
 
